@@ -30,6 +30,9 @@ def _with_configuration(arguments: list[str]) -> list[str]:
             position = arguments.index(flag) + 1
             found = hyperparameter_file(arguments[position])
             return [*arguments[:position], str(found or arguments[position]), *arguments[position + 1 :]]
+    algo = arguments[arguments.index("--algo") + 1] if "--algo" in arguments else None
+    if algo in algorithms():
+        return [*arguments, "--conf-file", str(hyperparameter_file(algo))]
     return arguments
 
 

@@ -11,7 +11,9 @@ __all__ = ["algorithms", "hyperparameter_file", "register"]
 
 def algorithms() -> dict[str, type]:
     """Return the package's algorithms by their RL Zoo key."""
-    return {}
+    from sb3_trl import TRPL
+
+    return {"trpl": TRPL}
 
 
 def register() -> None:

@@ -1,0 +1,163 @@
+"""What the package's algorithms share: the checks, the rollout as tensors, epochs, the trust-region log."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import explained_variance, update_learning_rate
+from torch import nn
+
+from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, minibatches, rollout_from_buffer
+
+__all__ = ["RunningMeans", "TrustRegionAlgorithm"]
+
+
+class RunningMeans:
+    """Means of scalars over the steps of an update, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, th.Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, **scalars: th.Tensor) -> None:
+        """Add one value of each."""
+        for key, value in scalars.items():
+            value = value.detach()
+            self._sums[key] = self._sums[key] + value if key in self._sums else value
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """Return the means, one transfer from the device for all of them."""
+        if not self._sums:
+            return {}
+        sums = th.stack([total.double() for total in self._sums.values()]).tolist()
+        return {key: total / self._counts[key] for key, total in zip(self._sums, sums, strict=True)}
+
+
+class TrustRegionAlgorithm(OnPolicyAlgorithm):
+    """Base class of TRPL, FixPO and their relatives."""
+
+    #: Name of the TensorBoard run.
+    name: ClassVar[str]
+
+    batch_size: int
+    n_epochs: int
+
+    def _setup_model(self) -> None:
+        self._check_rollout_size()
+        self._check_policy_kwargs()
+        super()._setup_model()
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Any:
+        """Train; arguments as in SB3. The TensorBoard run is named after the algorithm."""
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,
+            tb_log_name or self.name,
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        # First in the list: a broken environment is reported before any other callback looks at it.
+        callbacks: list[Any] = [FiniteCheckCallback()]
+        if isinstance(callback, list):
+            callbacks += callback
+        elif callback is not None:
+            callbacks.append(callback if isinstance(callback, BaseCallback) else ConvertCallback(callback))
+        return super()._init_callback(callbacks, progress_bar)
+
+    def _check_rollout_size(self) -> None:
+        for argument in ("n_steps", "batch_size", "n_epochs"):
+            value = getattr(self, argument)
+            if value < 1:
+                raise ValueError(f"{argument}={value} must be at least 1.")
+        if self.env is None:
+            return
+        size = self.env.num_envs * self.n_steps
+        if self.batch_size > size:
+            raise ValueError(
+                f"batch_size={self.batch_size} is larger than the rollout: n_steps * n_envs = {self.n_steps} * "
+                f"{self.env.num_envs} = {size}. Decrease batch_size or increase n_steps."
+            )
+
+    def _check_policy_kwargs(self) -> None:
+        known = set()
+        for cls in self.policy_class.__mro__:
+            if "__init__" in vars(cls):
+                parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+                known |= {p.name for p in parameters}
+                if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+                    break
+        known -= {"self", "observation_space", "action_space", "lr_schedule", "use_sde", "kwargs"}
+        for key in self.policy_kwargs:
+            if key not in known and key != "use_sde":
+                guess = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {guess[0]!r}? " if guess else ""
+                raise ValueError(
+                    f"policy_kwargs has {key!r}, which {self.policy_class.__name__} does not know: {hint}"
+                    f"It takes {', '.join(sorted(known))}."
+                )
+
+    # --- the rollout and passes over it ---
+
+    def _rollout(self) -> Rollout:
+        return rollout_from_buffer(self.rollout_buffer)
+
+    def _epoch(self, tensors: Any, n: int) -> Iterator[Any]:
+        """Yield the minibatches of one epoch."""
+        return minibatches(tensors, n, self.batch_size, self.device)  # type: ignore[arg-type]
+
+    @th.no_grad()
+    def _evaluate(self, function: Callable[[Any], Any], observations: Any, n: int) -> Any:
+        """Apply ``function`` to all observations, chunk by chunk, in the network's evaluation mode."""
+        self.policy.set_training_mode(False)
+        results = [function(chunk) for chunk in chunks(observations, n, max(self.batch_size, 2048))]
+        self.policy.set_training_mode(True)
+        return results
+
+    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
+        """Take one gradient step, clipped if ``max_grad_norm`` says so."""
+        optimizer.zero_grad()
+        loss.backward()
+        if self.max_grad_norm is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        optimizer.step()
+
+    def _set_learning_rate(self, optimizer: th.optim.Optimizer, learning_rate: float, name: str) -> None:
+        update_learning_rate(optimizer, learning_rate)
+        self.logger.record(f"train/{name}", learning_rate)
+
+    # --- the log ---
+
+    def _log(self, prefix: str, values: dict[str, float]) -> None:
+        for key, value in values.items():
+            self.logger.record(f"{prefix}/{key}", value)
+
+    def _log_explained_variance(self, rollout: Rollout) -> None:
+        values, returns = rollout.old_values.cpu().numpy(), rollout.returns.cpu().numpy()
+        self.logger.record("train/explained_variance", explained_variance(values, returns))
+
+    def _check_finite_parameters(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.policy.parameters()):
+            raise FloatingPointError(
+                f"A parameter of the policy is not finite after {self.num_timesteps} timesteps. Lower the learning "
+                "rate, clip gradients (max_grad_norm=0.5), or normalise observations and rewards (VecNormalize)."
+            )

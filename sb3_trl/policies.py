@@ -1,0 +1,247 @@
+"""Actor-critic policies whose Gaussian can be projected onto a trust region."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from sb3_trl.distributions import ProjectedGaussianDistribution
+from sb3_trl.projections import Gaussian
+
+__all__ = ["CnnPolicy", "MlpPolicy", "MultiInputPolicy", "TRPLPolicy"]
+
+
+class TRPLPolicy(ActorCriticPolicy):
+    """SB3's actor-critic policy with a ``ProjectedGaussianDistribution`` and separate actor and critic.
+
+    The critic has an optimiser of its own, unless the two networks share parameters
+    (``share_features_extractor=True`` with an extractor that has any).
+
+    :param observation_space: Observation space.
+    :param action_space: Action space, a ``Box``.
+    :param lr_schedule: The actor's learning rate.
+    :param covariance: ``"diag"`` or ``"full"``.
+    :param contextual_std: Whether the covariance depends on the state.
+    :param init_std: Standard deviation of the untrained policy.
+    :param min_std: Smallest standard deviation.
+    :param net_arch: As in SB3; two layers of 64 for each network by default.
+    :param activation_fn: As in SB3.
+    :param ortho_init: Orthogonal initialisation: gain √2 for hidden layers, 0.01 for mean and contextual std,
+        1 for the value.
+    :param use_sde: Not available.
+    :param features_extractor_class: As in SB3.
+    :param features_extractor_kwargs: As in SB3.
+    :param share_features_extractor: Whether actor and critic share the features extractor.
+    :param normalize_images: As in SB3.
+    :param optimizer_class: As in SB3.
+    :param optimizer_kwargs: As in SB3; for Adam by default ``eps=1e-5`` and the fused implementation.
+    """
+
+    action_dist: ProjectedGaussianDistribution
+    critic_optimizer: th.optim.Optimizer | None
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        covariance: Literal["diag", "full"] = "diag",
+        contextual_std: bool = False,
+        init_std: float = 1.0,
+        min_std: float = 1e-5,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        use_sde: bool = False,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if use_sde:
+            raise ValueError("Trust region layers project Gaussians in the action: use_sde is not available.")
+        if not isinstance(action_space, spaces.Box):
+            raise ValueError(
+                f"{type(self).__name__} is Gaussian and needs a Box action space, not {action_space}."
+            )
+        self._gaussian_kwargs = {
+            "covariance": covariance,
+            "contextual_std": contextual_std,
+            "init_std": init_std,
+            "min_std": min_std,
+        }
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = {"eps": 1e-5, "fused": True}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=net_arch,
+            activation_fn=activation_fn,
+            ortho_init=ortho_init,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+            share_features_extractor=share_features_extractor,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+
+    def gaussian(self, observations: Any) -> Gaussian:
+        """Return the predicted Gaussian π_θ(·|s) at a batch of observations."""
+        return self.get_distribution(observations).gaussian
+
+    def gaussian_and_values(self, observations: Any) -> tuple[Gaussian, th.Tensor]:
+        """Return the predicted Gaussian and the values ``(batch, 1)``, with one pass through shared layers."""
+        features = self.extract_features(observations)
+        if isinstance(features, tuple):
+            latent_pi = self.mlp_extractor.forward_actor(features[0])
+            latent_vf = self.mlp_extractor.forward_critic(features[1])
+        else:
+            latent_pi, latent_vf = self.mlp_extractor(features)
+        return self._get_action_dist_from_latent(latent_pi).gaussian, self.value_net(latent_vf)
+
+    def get_distribution(self, obs: Any) -> ProjectedGaussianDistribution:
+        """Return the policy's distribution at a batch of observations."""
+        distribution = super().get_distribution(obs)
+        assert isinstance(distribution, ProjectedGaussianDistribution)
+        return distribution
+
+    def set_scale(self, scale: th.Tensor) -> None:
+        """Set the non-contextual standard deviation (or Cholesky factor), exactly."""
+        self.scale_net.set_scale(scale)
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the policy depends on."""
+        gaussian = self.gaussian(self._any_observation())
+        return self._parameters_behind(gaussian.mean.sum() + gaussian.scale.sum())
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the value depends on."""
+        return self._parameters_behind(self.predict_values(self._any_observation()).sum())
+
+    @property
+    def shares_parameters(self) -> bool:
+        """Whether actor and critic have parameters in common, and so one optimiser and one loss."""
+        return self.critic_optimizer is None
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.action_dist = ProjectedGaussianDistribution(
+            get_action_dim(self.action_space), **self._gaussian_kwargs
+        )
+        self._build_mlp_extractor()
+        self.action_net, self.scale_net = self.action_dist.proba_distribution_net(
+            self.mlp_extractor.latent_dim_pi
+        )
+        self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
+        if self.ortho_init:
+            self._initialise_orthogonally()
+        self._build_optimizers(lr_schedule(1))
+
+    def _initialise_orthogonally(self) -> None:
+        gains = {
+            self.mlp_extractor: np.sqrt(2),
+            self.action_net: 0.01,
+            self.scale_net: 0.01,
+            self.value_net: 1.0,
+        }
+        gains[self.pi_features_extractor] = gains[self.vf_features_extractor] = np.sqrt(2)
+        for module, gain in gains.items():
+            module.apply(partial(self.init_weights, gain=gain))
+
+    def _build_optimizers(self, learning_rate: float) -> None:
+        actor, critic = self.actor_parameters(), self.critic_parameters()
+        make = partial(self.optimizer_class, lr=learning_rate, **self.optimizer_kwargs)
+        if set(actor) & set(critic):
+            self.optimizer, self.critic_optimizer = make(self.parameters()), None
+        else:
+            self.optimizer, self.critic_optimizer = make(actor), make(critic)
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> ProjectedGaussianDistribution:
+        distribution = copy.copy(self.action_dist)
+        return distribution.proba_distribution(self.action_net(latent_pi), self.scale_net(latent_pi))
+
+    def _parameters_behind(self, output: th.Tensor) -> list[nn.Parameter]:
+        parameters = list(self.parameters())
+        gradients = th.autograd.grad(output, parameters, allow_unused=True)
+        return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+
+    def _any_observation(self) -> Any:
+        return self.obs_to_tensor(_zeros(self.observation_space))[0]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        for unused in ("use_sde", "log_std_init", "squash_output", "full_std", "use_expln"):
+            data.pop(unused, None)
+        return data | self._gaussian_kwargs | {"share_features_extractor": self.share_features_extractor}
+
+
+class TRPLCnnPolicy(TRPLPolicy):
+    """``TRPLPolicy`` for image observations (NatureCNN)."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+
+class TRPLMultiInputPolicy(TRPLPolicy):
+    """``TRPLPolicy`` for ``Dict`` observations (CombinedExtractor)."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+
+MlpPolicy = TRPLPolicy
+CnnPolicy = TRPLCnnPolicy
+MultiInputPolicy = TRPLMultiInputPolicy
+
+
+def _zeros(space: spaces.Space) -> Any:
+    """Return an observation of the space without drawing random numbers."""
+    if isinstance(space, spaces.Dict):
+        return {key: _zeros(subspace) for key, subspace in space.spaces.items()}
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.start)
+    return np.zeros(space.shape or (), dtype=space.dtype)

@@ -1,0 +1,397 @@
+"""TRPL: policy gradients through a differentiable trust region layer (Otto et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_trl.losses import normalize, surrogate_loss, trust_region_loss, value_loss
+from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
+from sb3_trl.penalty import halving_search
+from sb3_trl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, TRPLPolicy
+from sb3_trl.projections import (
+    EntropySchedule,
+    FrobeniusProjection,
+    Gaussian,
+    JointKLProjection,
+    KLProjection,
+    Projection,
+    TrustRegionLayer,
+    WassersteinProjection,
+)
+from sb3_trl.projections.projection import invalid_scale
+from sb3_trl.rollout import Rollout, chunks
+from sb3_trl.schedules import StateBound, as_bound, as_schedule, bound_at
+from sb3_trl.trust_region import TrustRegion, concatenate
+
+__all__ = ["PROJECTIONS", "TRPL"]
+
+#: Projections by name.
+PROJECTIONS: dict[str, type[Projection]] = {
+    "kl": KLProjection,
+    "w2": WassersteinProjection,
+    "frobenius": FrobeniusProjection,
+    "joint_kl": JointKLProjection,
+}
+
+#: A hard trust region steps towards a region this much smaller: into the bounds, not up to them.
+_HARD_TARGET = 0.8
+_HARD_BATCH_SIZE = 1024
+
+
+class TRPL(TrustRegionAlgorithm):
+    """Trust Region Projection Layers (Algorithm 2 of Otto et al., 2021, https://openreview.net/forum?id=qYZD-AO1Vn).
+
+    The policy that collects rollouts is the network's Gaussian π_θ. The loss looks at its projection π̃ onto a
+    trust region around the policy that collected the data, and a penalty keeps π_θ near π̃:
+    −E[π̃(a|s)/π_old(a|s)·Â] + α E[d(π_θ, π̃)] (eq. 12). The defaults are the paper's for MuJoCo.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of ``TRPLPolicy``.
+    :param env: The environment, or its id. Its actions must be a ``Box``.
+    :param learning_rate: The policy's, a number, ``"lin_<x>"`` or a function of the remaining progress.
+    :param critic_learning_rate: The value function's, likewise.
+    :param n_steps: Steps per environment and update.
+    :param batch_size: Minibatch size.
+    :param n_epochs: Passes over the rollout to improve the policy.
+    :param n_critic_epochs: Passes over the rollout to fit the value function, before those for the policy.
+        Where actor and critic share parameters there is one loss and ``n_epochs`` counts.
+    :param gamma: Discount factor.
+    :param gae_lambda: λ of generalised advantage estimation.
+    :param projection: ``"kl"``, ``"w2"``, ``"frobenius"``, ``"joint_kl"``, a ``Projection``, or ``None``.
+    :param mean_bound: ε_μ, a number, ``"lin_<x>"``, a function of the remaining progress, or a ``StateBound``
+        of the observations. By default 0.03, or that of the ``Projection`` given.
+    :param cov_bound: ε_Σ, likewise; by default 1e-3. Where the standard deviation does not depend on the state
+        but the bound does, the smallest bound of the batch counts.
+    :param trust_region_coef: α, the weight of the penalty.
+    :param entropy_schedule: ``"exp"`` or ``"linear"``: how the lower bound of the entropy falls from the first
+        batch's entropy to the target; ``None`` for no entropy control.
+    :param target_entropy: κ, nats per action dimension.
+    :param temperature: τ of the exponential schedule.
+    :param entropy_equality: Make the entropy equal to its bound.
+    :param entropy_first: Control the entropy before the trust region instead of after it.
+    :param n_regression_epochs: Passes that fit the policy to its projection after the policy epochs (section
+        4.4), the alternative to the penalty.
+    :param hard: Make the policy that acts obey the bounds at every state of the batch: further steps on the
+        penalty alone until it does, then, past ``max_hard_steps``, a halving search back to the old policy.
+    :param max_hard_steps: Cap of those steps in one update.
+    :param normalize_advantage: Normalise advantages in each minibatch.
+    :param ent_coef: Entropy bonus.
+    :param vf_coef: Weight of the value loss where actor and critic share parameters.
+    :param max_grad_norm: Gradient clipping, none by default.
+    :param rollout_buffer_class: As in SB3.
+    :param rollout_buffer_kwargs: As in SB3.
+    :param stats_window_size: As in SB3.
+    :param tensorboard_log: As in SB3.
+    :param policy_kwargs: Arguments of ``TRPLPolicy``: ``covariance``, ``contextual_std``, ``init_std``, ….
+    :param verbose: As in SB3.
+    :param seed: As in SB3.
+    :param device: As in SB3.
+    :param _init_setup_model: As in SB3.
+    """
+
+    name: ClassVar[str] = "TRPL"
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: TRPLPolicy
+    trust_region_layer: TrustRegionLayer
+
+    def __init__(
+        self,
+        policy: str | type[TRPLPolicy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 5e-5,
+        critic_learning_rate: float | str | Schedule = 4.5e-4,
+        n_steps: int = 2048,
+        batch_size: int = 32,
+        n_epochs: int = 20,
+        n_critic_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        projection: str | Projection | None = "kl",
+        mean_bound: float | str | Schedule | StateBound | None = None,
+        cov_bound: float | str | Schedule | StateBound | None = None,
+        trust_region_coef: float = 8.0,
+        entropy_schedule: Literal["exp", "linear"] | None = None,
+        target_entropy: float = 0.0,
+        temperature: float = 0.5,
+        entropy_equality: bool = False,
+        entropy_first: bool = False,
+        n_regression_epochs: int = 0,
+        hard: bool = False,
+        max_hard_steps: int = 200,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float | None = None,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=as_schedule("learning_rate", learning_rate),
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=False,
+            sde_sample_freq=-1,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.critic_learning_rate = critic_learning_rate
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.n_critic_epochs = n_critic_epochs
+        self.projection = projection
+        self.mean_bound = mean_bound
+        self.cov_bound = cov_bound
+        self.trust_region_coef = trust_region_coef
+        self.entropy_schedule = entropy_schedule
+        self.target_entropy = target_entropy
+        self.temperature = temperature
+        self.entropy_equality = entropy_equality
+        self.entropy_first = entropy_first
+        self.n_regression_epochs = n_regression_epochs
+        self.hard = hard
+        self.max_hard_steps = max_hard_steps
+        self.normalize_advantage = normalize_advantage
+        if _init_setup_model:
+            self._setup_model()
+
+    # --- Algorithm 2 ---
+
+    def train(self) -> None:
+        """Update value function and policy with the rollout just collected (lines 4 to 9 of Algorithm 2)."""
+        self.policy.set_training_mode(True)
+        self._set_learning_rates()
+        rollout = self._rollout()
+        region = self._trust_region(rollout)
+        start = [p.detach().clone() for p in self.policy.optimizer.param_groups[0]["params"]]
+
+        stats = RunningMeans()
+        self._fit_critic(rollout, stats)
+        self._improve_policy(rollout, region, stats)
+        prediction = self._gaussians(rollout)
+        self._adopt_projected_scale(prediction, region)
+        self._regress_onto_projection(rollout, region)
+        if self.hard:
+            self._enforce_trust_region(rollout, region, start)
+
+        self._n_updates += self.n_epochs
+        self._check_finite_parameters()
+        self._log_update(rollout, region, prediction, stats)
+
+    def _trust_region(self, rollout: Rollout) -> TrustRegion:
+        """Return the trust region around the policy that collected the rollout, with the bounds of now."""
+        old = self._gaussians(rollout)
+        progress = self._current_progress_remaining
+        mean_bound = bound_at(self._mean_bound, progress, rollout.observations)
+        cov_bound = bound_at(self._cov_bound, progress, rollout.observations)
+        if isinstance(cov_bound, th.Tensor) and not old.is_contextual:
+            cov_bound = cov_bound.min().item()
+        entropy_bound = self.trust_region_layer.entropy_bound(old, 1 - progress)
+        return TrustRegion(self.trust_region_layer, old, mean_bound, cov_bound, entropy_bound)
+
+    def _fit_critic(self, rollout: Rollout, stats: RunningMeans) -> None:
+        """Regress the value function onto the returns."""
+        if self.policy.critic_optimizer is None:
+            return
+        data = (rollout.observations, rollout.returns)
+        for _ in range(self.n_critic_epochs):
+            for observations, returns in self._epoch(data, len(rollout)):
+                loss = value_loss(self.policy.predict_values(observations).flatten(), returns)
+                self._step(self.policy.critic_optimizer, loss)
+                stats.add(value_loss=loss)
+
+    def _improve_policy(self, rollout: Rollout, region: TrustRegion, stats: RunningMeans) -> None:
+        """Maximise the surrogate of the projected policy (line 8)."""
+        for _ in range(self.n_epochs):
+            for batch, batch_region in self._epoch((rollout, region), len(rollout)):
+                loss = self._policy_loss(batch, batch_region, stats)
+                self._step(self.policy.optimizer, loss)
+
+    def _policy_loss(self, batch: Rollout, region: TrustRegion, stats: RunningMeans) -> th.Tensor:
+        """Return eq. 12, with the entropy bonus, and the value loss where parameters are shared."""
+        if self.policy.shares_parameters:
+            new, values = self.policy.gaussian_and_values(batch.observations)
+        else:
+            new = self.policy.gaussian(batch.observations)
+        projected = region.project(new)
+        advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
+        surrogate = surrogate_loss(projected.log_prob(batch.actions), batch.old_log_prob, advantages)
+        penalty = trust_region_loss(new, projected, region.projection)
+        loss = surrogate + self.trust_region_coef * penalty
+        if self.ent_coef != 0:
+            loss = loss - self.ent_coef * projected.entropy().mean()
+        if self.policy.shares_parameters:
+            critic_loss = value_loss(values.flatten(), batch.returns)
+            loss = loss + self.vf_coef * critic_loss
+            stats.add(value_loss=critic_loss)
+        stats.add(policy_gradient_loss=surrogate, trust_region_loss=penalty)
+        if not new.is_diagonal:
+            stats.add(projection_fallbacks=invalid_scale(new).sum())
+        return loss
+
+    def _adopt_projected_scale(self, prediction: Gaussian, region: TrustRegion) -> None:
+        """Set a non-contextual standard deviation to its projected value, exactly."""
+        if prediction.is_contextual:
+            return
+        projected = region.project(prediction)
+        scale = projected.scale
+        if projected.is_contextual:  # the joint projection: the scale of the mean covariance stands for all
+            covariance = projected.covariance.double().mean(0)
+            diagonal = prediction.is_diagonal
+            scale = covariance.diagonal().sqrt() if diagonal else th.linalg.cholesky(covariance)
+        self.policy.set_scale(scale)
+
+    def _regress_onto_projection(self, rollout: Rollout, region: TrustRegion) -> None:
+        """Fit the policy to its own projection, frozen for the whole batch (section 4.4)."""
+        if self.n_regression_epochs == 0 or region.projection is None:
+            return
+        target = region.project(self._gaussians(rollout))
+        data = (rollout.observations, target)
+        for _ in range(self.n_regression_epochs):
+            for observations, batch_target in self._epoch(data, len(rollout)):
+                new = self.policy.gaussian(observations)
+                loss = trust_region_loss(new, batch_target, region.projection)
+                self._step(self.policy.optimizer, loss)
+
+    # --- the trust region that holds for the policy that acts ---
+
+    def _enforce_trust_region(self, rollout: Rollout, region: TrustRegion, start: list[th.Tensor]) -> None:
+        """Leave the policy inside the bounds at every state of the batch, whatever it takes."""
+        optimizer = self.policy.optimizer
+        steps = self._step_into(rollout, region)
+
+        def is_feasible() -> bool:
+            return bool(region.is_inside(self._gaussians(rollout)).all())
+
+        if not is_feasible():
+            halving_search(optimizer.param_groups[0]["params"], start, is_feasible)
+            optimizer.state.clear()  # the moments belong to parameters that are gone
+            self._rollbacks += 1
+        self._log("trust_region", {"hard_steps": steps, "rollbacks": self._rollbacks})
+
+    def _step_into(self, rollout: Rollout, region: TrustRegion) -> int:
+        """Step on the penalty alone until one pass over the batch is clean, or the cap is reached."""
+        steps, is_clean = 0, False
+        while not is_clean:
+            is_clean = True
+            for observations, part in chunks((rollout.observations, region), len(rollout), _HARD_BATCH_SIZE):
+                new = self.policy.gaussian(observations)
+                outside = ~part.is_inside(new.detach())
+                if not bool(outside.any()):
+                    continue
+                if steps == self.max_hard_steps:
+                    return steps
+                target = part.scaled(_HARD_TARGET).project(new)
+                penalty = region.projection.penalty(new, target)  # type: ignore[union-attr]
+                self._step(self.policy.optimizer, penalty.sum() / outside.sum())
+                steps, is_clean = steps + 1, False
+        return steps
+
+    # --- plumbing ---
+
+    def _gaussians(self, rollout: Rollout) -> Gaussian:
+        """Return the network's Gaussians at all states of the rollout, without gradient."""
+        return concatenate(self._evaluate(self.policy.gaussian, rollout.observations, len(rollout)))
+
+    def _set_learning_rates(self) -> None:
+        progress = self._current_progress_remaining
+        self._set_learning_rate(self.policy.optimizer, self.lr_schedule(progress), "learning_rate")
+        if self.policy.critic_optimizer is not None:
+            rate = self._critic_lr_schedule(progress)
+            self._set_learning_rate(self.policy.critic_optimizer, rate, "critic_learning_rate")
+
+    def _log_update(
+        self, rollout: Rollout, region: TrustRegion, prediction: Gaussian, stats: RunningMeans
+    ) -> None:
+        means = stats.read()
+        if "projection_fallbacks" in means:
+            means["projection_fallbacks"] *= self.n_epochs * -(-len(rollout) // self.batch_size)
+        self._log("train", means)
+        self._log_explained_variance(rollout)
+        acting = self._gaussians(rollout)
+        self._log("trust_region", region.measure(acting))
+        projected_fraction = 1 - region.is_inside(prediction).double().mean().item()
+        self._log("trust_region", {"projected_fraction": projected_fraction})
+        std = acting.covariance.diagonal(dim1=-2, dim2=-1).sqrt().mean().item()
+        self._log("train", {"std": std})
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        self._rollbacks = getattr(self, "_rollbacks", 0)
+        projection = self._make_projection()
+        self._critic_lr_schedule = as_schedule("critic_learning_rate", self.critic_learning_rate)
+        own = (0.03, 1e-3) if projection is None else (projection.mean_bound, projection.cov_bound)
+        self._mean_bound = as_bound("mean_bound", own[0] if self.mean_bound is None else self.mean_bound)
+        self._cov_bound = as_bound("cov_bound", own[1] if self.cov_bound is None else self.cov_bound)
+        entropy_schedule = None
+        if self.entropy_schedule is not None:
+            entropy_schedule = EntropySchedule(self.entropy_schedule, self.target_entropy, self.temperature)
+        super()._setup_model()
+        if not isinstance(self.policy, TRPLPolicy):
+            raise ValueError(
+                f"{self.policy_class.__name__} has no Gaussian that can be projected: use 'MlpPolicy', 'CnnPolicy', "
+                "'MultiInputPolicy' or a subclass of sb3_trl.TRPLPolicy."
+            )
+        self.trust_region_layer = TrustRegionLayer(
+            projection, entropy_schedule, self.entropy_equality, self.entropy_first
+        ).to(self.device)
+
+    def _make_projection(self) -> Projection | None:
+        if self.projection is None or isinstance(self.projection, Projection):
+            return self.projection
+        if self.projection not in PROJECTIONS:
+            names = ", ".join(map(repr, PROJECTIONS))
+            raise ValueError(
+                f"projection={self.projection!r} is unknown: choose one of {names}, None, or pass a Projection."
+            )
+        return PROJECTIONS[self.projection]()
+
+    def _check_arguments(self) -> None:
+        if not isinstance(self.action_space, spaces.Box):
+            raise ValueError(
+                f"TRPL projects Gaussian policies and needs a Box action space, not {self.action_space}. For this "
+                "one use sb3_trl.FixPO, which bounds the KL divergence of every action distribution."
+            )
+        if self.trust_region_coef < 0:
+            raise ValueError(f"trust_region_coef={self.trust_region_coef} must not be negative.")
+        if self.hard and self.projection is None:
+            raise ValueError("hard=True needs a trust region: choose a projection.")
+        if self.hard and self.entropy_schedule is not None and not self.entropy_first:
+            raise ValueError(
+                "hard=True leaves the trust region the last word: set entropy_first=True with it."
+            )
+        if self.hard and self.max_hard_steps < 1:
+            raise ValueError(f"max_hard_steps={self.max_hard_steps} must be at least 1.")
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        names = ["policy", "policy.optimizer", "trust_region_layer"]
+        return names if self.policy.shares_parameters else [*names, "policy.critic_optimizer"], []

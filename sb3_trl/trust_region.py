@@ -1,0 +1,93 @@
+"""The trust region of one update: the old policy and its bounds at every state, and what is measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+
+from sb3_trl.projections import Gaussian, Projection, TrustRegionLayer
+from sb3_trl.projections.gaussian import kl
+from sb3_trl.projections.projection import Bound
+
+__all__ = ["TrustRegion", "concatenate", "widen"]
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """Where the policy may go in one update, at n states.
+
+    :param layer: Projection and entropy control.
+    :param old: The policy that collected the data, n states.
+    :param mean_bound: ε_μ, a number or n of them.
+    :param cov_bound: ε_Σ, likewise.
+    :param entropy_bound: β in nats, ``None`` without entropy control.
+    """
+
+    layer: TrustRegionLayer
+    old: Gaussian
+    mean_bound: Bound
+    cov_bound: Bound
+    entropy_bound: float | None = None
+
+    def __getitem__(self, index: th.Tensor | slice) -> TrustRegion:
+        """Return the trust region at some of the states."""
+        mean, cov = (
+            bound[index] if isinstance(bound, th.Tensor) else bound
+            for bound in (self.mean_bound, self.cov_bound)
+        )
+        return TrustRegion(self.layer, self.old[index], mean, cov, self.entropy_bound)
+
+    @property
+    def projection(self) -> Projection | None:
+        """The projection, ``None`` if there is only entropy control or nothing."""
+        return self.layer.projection
+
+    def project(self, new: Gaussian) -> Gaussian:
+        """Return π̃."""
+        return self.layer(new, self.old, self.mean_bound, self.cov_bound, self.entropy_bound)
+
+    def scaled(self, factor: float) -> TrustRegion:
+        """Return the trust region with ``factor`` times the bounds."""
+        return TrustRegion(
+            self.layer, self.old, factor * self.mean_bound, factor * self.cov_bound, self.entropy_bound
+        )
+
+    def is_inside(self, policy: Gaussian) -> th.Tensor:
+        """Return for each state whether ``policy`` obeys the bounds, measured in float64; shape ``(n,)``."""
+        if self.projection is None:
+            return th.ones(policy.mean.shape[:-1], dtype=th.bool, device=policy.mean.device)
+        return self.projection.is_inside(widen(policy), widen(self.old), self.mean_bound, self.cov_bound)
+
+    def measure(self, policy: Gaussian) -> dict[str, float]:
+        """Return the trust-region log of the acting policy, measured in float64."""
+        policy, old = widen(policy), widen(self.old)
+        divergence = sum(kl(policy, old))
+        values: dict[str, Any] = {"kl_mean": divergence.mean(), "kl_max": divergence.max()}
+        values["entropy"] = policy.entropy().mean()
+        values["violation_fraction"] = 1 - self.is_inside(policy).double().mean()
+        if self.projection is not None:
+            names = ("mean_distance", "cov_distance")
+            for name, distance in zip(names, self.projection.distance(policy, old), strict=True):
+                values |= {f"{name}_mean": distance.mean(), f"{name}_max": distance.max()}
+            values |= {"mean_bound": th.as_tensor(self.mean_bound).mean()}
+            values |= {"cov_bound": th.as_tensor(self.cov_bound).mean()}
+        if self.entropy_bound is not None:
+            values["entropy_bound"] = self.entropy_bound
+        return {key: float(value) for key, value in values.items()}
+
+
+def widen(gaussian: Gaussian) -> Gaussian:
+    """Return the Gaussian in float64, in which distances lose nothing worth mentioning."""
+    return gaussian.with_scale(gaussian.scale.double(), gaussian.mean.double())
+
+
+def concatenate(gaussians: Sequence[Gaussian]) -> Gaussian:
+    """Join batches of states; a non-contextual scale is the same in all of them."""
+    first = gaussians[0]
+    if len(gaussians) == 1:
+        return first
+    scale = th.cat([g.scale for g in gaussians]) if first.is_contextual else first.scale
+    return first.with_scale(scale, th.cat([g.mean for g in gaussians]))
