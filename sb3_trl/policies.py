@@ -78,9 +78,7 @@ class TRPLPolicy(ActorCriticPolicy):
         if use_sde:
             raise ValueError("Trust region layers project Gaussians in the action: use_sde is not available.")
         if not isinstance(action_space, spaces.Box):
-            raise ValueError(
-                f"{type(self).__name__} is Gaussian and needs a Box action space, not {action_space}."
-            )
+            raise ValueError(f"{type(self).__name__} is Gaussian and needs a Box action space, not {action_space}.")
         self._gaussian_kwargs = {
             "covariance": covariance,
             "contextual_std": contextual_std,
@@ -143,13 +141,9 @@ class TRPLPolicy(ActorCriticPolicy):
         return self.critic_optimizer is None
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.action_dist = ProjectedGaussianDistribution(
-            get_action_dim(self.action_space), **self._gaussian_kwargs
-        )
+        self.action_dist = ProjectedGaussianDistribution(get_action_dim(self.action_space), **self._gaussian_kwargs)
         self._build_mlp_extractor()
-        self.action_net, self.scale_net = self.action_dist.proba_distribution_net(
-            self.mlp_extractor.latent_dim_pi
-        )
+        self.action_net, self.scale_net = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)
         self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
         if self.ortho_init:
             self._initialise_orthogonally()

@@ -67,9 +67,7 @@ def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
                 "remaining progress."
             ) from None
     if not callable(value) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}: give a number, 'lin_<number>' or a callable."
-        )
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: give a number, 'lin_<number>' or a callable.")
     return FloatSchedule(value)
 
 

@@ -328,9 +328,7 @@ class TRPL(TrustRegionAlgorithm):
             rate = self._critic_lr_schedule(progress)
             self._set_learning_rate(self.policy.critic_optimizer, rate, "critic_learning_rate")
 
-    def _log_update(
-        self, rollout: Rollout, region: TrustRegion, prediction: Gaussian, stats: RunningMeans
-    ) -> None:
+    def _log_update(self, rollout: Rollout, region: TrustRegion, prediction: Gaussian, stats: RunningMeans) -> None:
         means = stats.read()
         if "projection_fallbacks" in means:
             means["projection_fallbacks"] *= self.n_epochs * -(-len(rollout) // self.batch_size)
@@ -386,9 +384,7 @@ class TRPL(TrustRegionAlgorithm):
         if self.hard and self.projection is None:
             raise ValueError("hard=True needs a trust region: choose a projection.")
         if self.hard and self.entropy_schedule is not None and not self.entropy_first:
-            raise ValueError(
-                "hard=True leaves the trust region the last word: set entropy_first=True with it."
-            )
+            raise ValueError("hard=True leaves the trust region the last word: set entropy_first=True with it.")
         if self.hard and self.max_hard_steps < 1:
             raise ValueError(f"max_hard_steps={self.max_hard_steps} must be at least 1.")
 

@@ -35,8 +35,7 @@ class TrustRegion:
     def __getitem__(self, index: th.Tensor | slice) -> TrustRegion:
         """Return the trust region at some of the states."""
         mean, cov = (
-            bound[index] if isinstance(bound, th.Tensor) else bound
-            for bound in (self.mean_bound, self.cov_bound)
+            bound[index] if isinstance(bound, th.Tensor) else bound for bound in (self.mean_bound, self.cov_bound)
         )
         return TrustRegion(self.layer, self.old[index], mean, cov, self.entropy_bound)
 
@@ -51,9 +50,7 @@ class TrustRegion:
 
     def scaled(self, factor: float) -> TrustRegion:
         """Return the trust region with ``factor`` times the bounds."""
-        return TrustRegion(
-            self.layer, self.old, factor * self.mean_bound, factor * self.cov_bound, self.entropy_bound
-        )
+        return TrustRegion(self.layer, self.old, factor * self.mean_bound, factor * self.cov_bound, self.entropy_bound)
 
     def is_inside(self, policy: Gaussian) -> th.Tensor:
         """Return for each state whether ``policy`` obeys the bounds, measured in float64; shape ``(n,)``."""
