@@ -47,8 +47,8 @@ class TrustRegionCallback(BaseCallback):
         kl = th.cat([_joint(kl_divergence(p, q)) for p, q in zip(new, self._old, strict=True)])
         self.logger.record("trust_region/kl_mean", kl.mean().item())
         self.logger.record("trust_region/kl_max", kl.max().item())
-        entropies = [p.entropy() for p in new]
-        if all(entropy is not None for entropy in entropies):
+        entropies = [entropy for p in new if (entropy := p.entropy()) is not None]
+        if len(entropies) == len(new):
             self.logger.record("trust_region/entropy", th.cat(entropies).mean().item())
 
     def _distributions(self) -> list[Distribution]:
@@ -74,7 +74,7 @@ class TrustRegionCallback(BaseCallback):
 
 def _detached(policy: ActorCriticPolicy, observations: th.Tensor | dict[str, th.Tensor]) -> Distribution:
     """Return the policy's distribution at ``observations`` in an object of its own."""
-    return copy.copy(policy.get_distribution(observations))  # type: ignore[arg-type]
+    return copy.copy(policy.get_distribution(observations))
 
 
 def _joint(kl: th.Tensor) -> th.Tensor:

@@ -134,9 +134,7 @@ class ProjectedGaussianDistribution(Distribution):
         )
         return nn.Linear(latent_dim, self.action_dim), scale
 
-    def proba_distribution(  # type: ignore[override]
-        self, mean_actions: th.Tensor, scale: th.Tensor
-    ) -> ProjectedGaussianDistribution:
+    def proba_distribution(self, mean_actions: th.Tensor, scale: th.Tensor) -> ProjectedGaussianDistribution:
         """Set the parameters of the distribution.
 
         :param mean_actions: ``(batch, d)``.
@@ -182,15 +180,11 @@ class ProjectedGaussianDistribution(Distribution):
         """Return the means; shape ``(batch, d)``."""
         return self.gaussian.mean
 
-    def actions_from_params(  # type: ignore[override]
-        self, mean_actions: th.Tensor, scale: th.Tensor, deterministic: bool = False
-    ) -> th.Tensor:
+    def actions_from_params(self, mean_actions: th.Tensor, scale: th.Tensor, deterministic: bool = False) -> th.Tensor:
         """Return actions drawn with the given parameters, the means if ``deterministic``."""
         return self.proba_distribution(mean_actions, scale).get_actions(deterministic=deterministic)
 
-    def log_prob_from_params(  # type: ignore[override]
-        self, mean_actions: th.Tensor, scale: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
+    def log_prob_from_params(self, mean_actions: th.Tensor, scale: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Return actions drawn with the given parameters, and their log-densities."""
         actions = self.actions_from_params(mean_actions, scale)
         return actions, self.log_prob(actions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -79,7 +80,7 @@ class TRPLPolicy(ActorCriticPolicy):
             raise ValueError("Trust region layers project Gaussians in the action: use_sde is not available.")
         if not isinstance(action_space, spaces.Box):
             raise ValueError(f"{type(self).__name__} is Gaussian and needs a Box action space, not {action_space}.")
-        self._gaussian_kwargs = {
+        self._gaussian_kwargs: dict[str, Any] = {
             "covariance": covariance,
             "contextual_std": contextual_std,
             "init_std": init_std,
@@ -128,12 +129,16 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the policy depends on."""
-        gaussian = self.gaussian(self._any_observation())
-        return self._parameters_behind(gaussian.mean.sum() + gaussian.scale.sum())
+
+        def outputs(observation: Any) -> th.Tensor:
+            gaussian = self.gaussian(observation)
+            return gaussian.mean.sum() + gaussian.scale.sum()
+
+        return self._parameters_behind(outputs)
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the value depends on."""
-        return self._parameters_behind(self.predict_values(self._any_observation()).sum())
+        return self._parameters_behind(lambda observation: self.predict_values(observation).sum())
 
     @property
     def shares_parameters(self) -> bool:
@@ -162,23 +167,27 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def _build_optimizers(self, learning_rate: float) -> None:
         actor, critic = self.actor_parameters(), self.critic_parameters()
-        make = partial(self.optimizer_class, lr=learning_rate, **self.optimizer_kwargs)
+        kwargs: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
         if set(actor) & set(critic):
-            self.optimizer, self.critic_optimizer = make(self.parameters()), None
+            self.optimizer = self.optimizer_class(self.parameters(), **kwargs)
+            self.critic_optimizer = None
         else:
-            self.optimizer, self.critic_optimizer = make(actor), make(critic)
+            self.optimizer = self.optimizer_class(actor, **kwargs)
+            self.critic_optimizer = self.optimizer_class(critic, **kwargs)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> ProjectedGaussianDistribution:
         distribution = copy.copy(self.action_dist)
         return distribution.proba_distribution(self.action_net(latent_pi), self.scale_net(latent_pi))
 
-    def _parameters_behind(self, output: th.Tensor) -> list[nn.Parameter]:
+    def _parameters_behind(self, function: Callable[[Any], th.Tensor]) -> list[nn.Parameter]:
+        """Return the parameters that a scalar function of an observation depends on."""
+        was_training = self.training
+        self.train(False)  # one observation has no batch statistics
+        output = function(self.obs_to_tensor(_zeros(self.observation_space))[0])
+        self.train(was_training)
         parameters = list(self.parameters())
         gradients = th.autograd.grad(output, parameters, allow_unused=True)
         return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
-
-    def _any_observation(self) -> Any:
-        return self.obs_to_tensor(_zeros(self.observation_space))[0]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

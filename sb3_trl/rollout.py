@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 __all__ = ["FiniteCheckCallback", "Rollout", "rollout_from_buffer"]
 
@@ -75,20 +76,48 @@ class FiniteCheckCallback(BaseCallback):
     """Stop with a clear error at the first observation or reward that is not a finite number."""
 
     def _on_rollout_start(self) -> None:
-        self._check("observation", self.model._last_obs)  # type: ignore[attr-defined]
+        self._check("observation", self.model._last_obs, "on reset")
 
     def _on_step(self) -> bool:
-        self._check("observation", self.locals["new_obs"])
-        self._check("reward", self.locals["rewards"])
+        when = f"at step {self.locals['n_steps'] + 1} of the rollout"
+        self._check("observation", self.locals["new_obs"], when)
+        self._check("reward", self.locals["rewards"], when)
+        if self.locals["dones"].any():
+            self._check_bootstrap(when)
         return True
 
-    def _check(self, what: str, values: Any) -> None:
-        for array in values.values() if isinstance(values, dict) else [values]:
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                broken = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-                raise ValueError(
-                    f"Environment {int(broken.argmax())} returned a non-finite {what} at step "
-                    f"{self.locals.get('n_steps', 0) + 1} of the rollout (timestep {self.num_timesteps}): "
-                    f"{array[broken][0]}. Check the environment's dynamics and reward, for example with "
-                    "stable_baselines3.common.vec_env.VecCheckNan."
-                )
+    def _check(self, what: str, values: Any, when: str) -> None:
+        if _broken(values) is None:
+            return
+        normalizer = unwrap_vec_normalize(self.training_env)
+        if normalizer is not None:
+            # One bad number is in the running statistics, and so in every environment's numbers: look behind.
+            original = normalizer.old_obs if what == "observation" else normalizer.old_reward
+            values = values if _broken(original) is None else original
+        index, row = _broken(values)  # type: ignore[misc]
+        self._raise(index, f"{what} {when}", row)
+
+    def _check_bootstrap(self, when: str) -> None:
+        """Check the last observation of an episode where its value is part of the return."""
+        for index, info in enumerate(self.locals["infos"]):
+            if self.locals["dones"][index] and info.get("TimeLimit.truncated", False):
+                last = info["terminal_observation"]
+                rows = {key: x[None] for key, x in last.items()} if isinstance(last, dict) else np.asarray(last)[None]
+                found = _broken(rows)
+                if found is not None:
+                    self._raise(index, f"last observation of an episode {when}", found[1])
+
+    def _raise(self, index: int, what: str, row: np.ndarray) -> None:
+        raise ValueError(
+            f"Environment {index} returned a non-finite {what} (timestep {self.num_timesteps}): {row}. Check the "
+            "environment's dynamics and reward, for example with stable_baselines3.common.vec_env.VecCheckNan."
+        )
+
+
+def _broken(values: Any) -> tuple[int, np.ndarray] | None:
+    """Return the first environment with a non-finite number, and its numbers; ``None`` if there is none."""
+    for array in values.values() if isinstance(values, dict) else [values]:
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            index = int((~np.isfinite(array)).reshape(len(array), -1).any(axis=1).argmax())
+            return index, array[index]
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,7 +34,7 @@ class StateBound:
 
         :raises ValueError: if they do not have one positive number for each state.
         """
-        bound = self.function(observations)
+        bound = th.as_tensor(self.function(observations))
         first = next(iter(observations.values())) if isinstance(observations, dict) else observations
         if bound.shape != first.shape[:1]:
             raise ValueError(
@@ -53,8 +54,16 @@ def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
 
     :param name: What it is called in an error message.
     :param value: A number, ``"lin_<x>"`` (from x linearly to 0, as in the RL Zoo), or a callable.
-    :raises ValueError: for any other string.
+    :raises ValueError: for any other string, and for a negative or non-finite number at the start of training.
     """
+    schedule = _schedule(name, value)
+    start = schedule(1.0)
+    if not 0 <= start < math.inf:
+        raise ValueError(f"{name}={value!r} is {start} at the start of training: it must be finite and not negative.")
+    return schedule
+
+
+def _schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
     if isinstance(value, str):
         kind, _, start = value.partition("_")
         try:
@@ -71,21 +80,34 @@ def as_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
     return FloatSchedule(value)
 
 
-def as_bound(name: str, value: float | str | Schedule | StateBound) -> BoundSchedule:
+def as_bound(name: str, value: float | str | Schedule | StateBound | th.Tensor) -> BoundSchedule:
     """Return a trust-region bound as a schedule, or as it is where it depends on the state.
 
-    :raises ValueError: if it is not positive at the start of training.
+    :raises ValueError: if it is not positive and finite at the start of training, or a tensor of several bounds.
     """
     if isinstance(value, StateBound):
         return value
-    schedule = as_schedule(name, value)
-    if not schedule(1.0) > 0:
-        raise ValueError(f"{name}={value} must be positive; a larger bound is a larger trust region.")
+    if isinstance(value, th.Tensor):
+        if value.numel() > 1:
+            raise ValueError(
+                f"{name} is a tensor of {value.numel()} bounds, but rollouts bring new states every time: give a "
+                "StateBound, a function of the observations."
+            )
+        value = float(value)
+    schedule = _schedule(name, value)
+    if not 0 < schedule(1.0) < math.inf:
+        raise ValueError(f"{name}={value} must be positive and finite; a larger bound is a larger trust region.")
     return schedule
 
 
 def bound_at(bound: BoundSchedule, progress_remaining: float, observations: Any) -> float | th.Tensor:
-    """Return the bound now: a number, or a tensor with one for each of ``observations``."""
+    """Return the bound now: a number, or a tensor with one for each of ``observations``.
+
+    :raises ValueError: if it is not a number any more.
+    """
     if isinstance(bound, StateBound):
         return bound(observations)
-    return max(bound(progress_remaining), _SMALLEST_BOUND)
+    value = bound(progress_remaining)
+    if math.isnan(value):
+        raise ValueError(f"The bound {bound} is not a number at progress_remaining={progress_remaining}.")
+    return max(value, _SMALLEST_BOUND)

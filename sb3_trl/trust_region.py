@@ -61,7 +61,8 @@ class TrustRegion:
     def measure(self, policy: Gaussian) -> dict[str, float]:
         """Return the trust-region log of the acting policy, measured in float64."""
         policy, old = widen(policy), widen(self.old)
-        divergence = sum(kl(policy, old))
+        mean_part, cov_part = kl(policy, old)
+        divergence = mean_part + cov_part
         values: dict[str, Any] = {"kl_mean": divergence.mean(), "kl_max": divergence.max()}
         values["entropy"] = policy.entropy().mean()
         values["violation_fraction"] = 1 - self.is_inside(policy).double().mean()
