@@ -41,7 +41,8 @@ class ScaleHead(nn.Module):
         self.action_dim = action_dim
         self.full = full
         self.min_std = min_std
-        self.shift = math.log(math.expm1(init_std - min_std))
+        excess = init_std - min_std
+        self.shift = excess + math.log(-math.expm1(-excess))  # softplus⁻¹
         size = action_dim * (action_dim + 1) // 2 if full else action_dim
         self.linear = nn.Linear(latent_dim, size) if contextual else None
         self.raw = None if contextual else nn.Parameter(th.zeros(size, dtype=th.float64))
