@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch as th
@@ -75,7 +76,9 @@ def _schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
                 f"{name}={value!r} is no schedule: give a number, 'lin_<number>' or a callable of the "
                 "remaining progress."
             ) from None
-    if not callable(value) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return FloatSchedule(float(value))
+    if not callable(value):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}: give a number, 'lin_<number>' or a callable.")
     return FloatSchedule(value)
 
