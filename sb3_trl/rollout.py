@@ -102,8 +102,8 @@ class FiniteCheckCallback(BaseCallback):
         for index, info in enumerate(self.locals["infos"]):
             if self.locals["dones"][index] and info.get("TimeLimit.truncated", False):
                 last = info["terminal_observation"]
-                rows = {key: x[None] for key, x in last.items()} if isinstance(last, dict) else np.asarray(last)[None]
-                found = _broken(rows)
+                parts = last.items() if isinstance(last, dict) else [("", last)]
+                found = _broken({key: np.asarray(part)[None] for key, part in parts})
                 if found is not None:
                     self._raise(index, f"last observation of an episode {when}", found[1])
 
