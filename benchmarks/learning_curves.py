@@ -4,7 +4,7 @@ Every run is one ``sb3-trl train`` command in a process of its own. Finished run
 command can be interrupted and repeated; ``--jobs`` runs go side by side, one thread each.
 
     python benchmarks/learning_curves.py --env HalfCheetah-v5 --seeds 3 --timesteps 1000000 \\
-        --method "TRPL-KL (paper)=trpl:trpl_paper.yml" --method "PPO (RL Zoo)=ppo:ppo_v5.yml" \\
+        --method "TRPL-KL (paper)=trpl,trpl_paper.yml" --method "PPO (RL Zoo)=ppo,ppo_v5.yml" \\
         --out docs/results/halfcheetah
 """
 
@@ -47,6 +47,7 @@ class Run:
     label: str
     algo: str
     config: str
+    params: tuple[str, ...]
     env: str
     seed: int
     folder: Path
@@ -82,6 +83,7 @@ class Run:
         }
         command = [sys.executable, "-m", "sb3_trl.zoo.cli", "train"]
         command += [str(word) for option in options.items() for word in option]
+        command += ["-params", *self.params] if self.params else []
         with (self.folder / "log.txt").open("w") as log:
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -135,12 +137,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 def summary(table: pd.DataFrame) -> str:
     """Return a Markdown table: final evaluation return (mean of the last five evaluations) of every seed."""
     returns = table[table.key == "eval/return"]
-    last = (
-        returns.groupby(["method", "seed"], sort=False)
-        .tail(5)
-        .groupby(["method", "seed"], sort=False)
-        .value.mean()
-    )
+    last = returns.groupby(["method", "seed"], sort=False).tail(5).groupby(["method", "seed"], sort=False).value.mean()
     lines = ["| method | mean | seeds |", "|---|---|---|"]
     for method, values in last.groupby("method", sort=False):
         lines.append(f"| {method} | {values.mean():.0f} | {', '.join(f'{value:.0f}' for value in values)} |")
@@ -148,29 +145,25 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="HalfCheetah-v5")
-    parser.add_argument("--method", action="append", required=True, metavar="LABEL=ALGO:FILE.yml")
+    parser.add_argument("--method", action="append", required=True, metavar="LABEL=ALGO,FILE.yml[,PARAMETER:VALUE...]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--timesteps", type=int, default=1_000_000)
     parser.add_argument("--eval-freq", type=int, default=20_480)
     parser.add_argument("--eval-episodes", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--logs", type=Path, default=Path("logs/learning_curves"), help="where the runs are kept"
-    )
+    parser.add_argument("--logs", type=Path, default=Path("logs/learning_curves"), help="where the runs are kept")
     parser.add_argument("--out", type=Path, required=True, help="CSV, picture and table are written to OUT.*")
     args = parser.parse_args()
 
     runs = []
     for method in args.method:
-        label, _, spec = method.rpartition("=")
-        algo, _, config = spec.partition(":")
+        label, _, spec = method.partition("=")
+        algo, config, *params = spec.split(",")
         for seed in range(args.seeds):
             folder = args.logs / args.env / label.replace(" ", "_") / f"seed{seed}"
-            runs.append(Run(label, algo, config, args.env, seed, folder))
+            runs.append(Run(label, algo, config, tuple(params), args.env, seed, folder))
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda run: run.train(args.timesteps, args.eval_freq, args.eval_episodes), runs))
 

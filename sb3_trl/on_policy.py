@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
@@ -15,8 +15,12 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from torch import nn
 
 from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, minibatches, rollout_from_buffer
+from sb3_trl.steps import CompiledStep, EagerStep, StepLoss, can_compile
 
 __all__ = ["RunningMeans", "TrustRegionAlgorithm"]
+
+#: Gradient steps that repay the seconds of compilation.
+_STEPS_WORTH_COMPILING = 60_000
 
 
 class RunningMeans:
@@ -49,8 +53,12 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     batch_size: int
     n_epochs: int
+    compile: bool | Literal["auto"]
 
     def _setup_model(self) -> None:
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile={self.compile!r} is unknown: choose True, False or 'auto'.")
+        self._compiled_steps: dict[str, CompiledStep] = {}
         self._check_rollout_size()
         self._check_policy_kwargs()
         super()._setup_model()
@@ -120,30 +128,71 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     def _rollout(self) -> Rollout:
         return rollout_from_buffer(self.rollout_buffer)
 
-    def _epoch(self, tensors: Any, n: int) -> Iterator[Any]:
-        """Yield the minibatches of one epoch."""
-        return minibatches(tensors, n, self.batch_size, self.device)  # type: ignore[arg-type]
-
     @th.no_grad()
-    def _evaluate(self, function: Callable[[Any], Any], observations: Any, n: int) -> Any:
+    def _evaluate(self, function: Callable[[Any], Any], observations: Any) -> list[Any]:
         """Apply ``function`` to all observations, chunk by chunk, in the network's evaluation mode."""
         self.policy.set_training_mode(False)
-        results = [function(chunk) for chunk in chunks(observations, n, max(self.batch_size, 2048))]
+        results = [function(chunk) for chunk in chunks(observations, max(self.batch_size, 2048))]
         self.policy.set_training_mode(True)
         return results
 
-    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
-        """Take one gradient step, clipped if ``max_grad_norm`` says so."""
-        optimizer.zero_grad()
-        loss.backward()
-        if self.max_grad_norm is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        optimizer.step()
+    # --- gradient steps ---
+
+    def _take_steps(
+        self,
+        name: str,
+        loss: StepLoss,
+        forward: nn.Module,
+        optimizer: th.optim.Optimizer,
+        data: Any,
+        n_epochs: int,
+        stats: RunningMeans,
+    ) -> None:
+        """Minimise a loss over minibatches for some epochs, compiled where that pays.
+
+        :param name: What the steps are for.
+        :param loss: ``loss(forward, *minibatch)``.
+        :param forward: The forward pass.
+        :param optimizer: Holds the parameters to change.
+        :param data: A tuple of tensors, or of what indexes like them, with as many rows.
+        :param n_epochs: Passes over the data.
+        :param stats: Receives the loss's scalars.
+        """
+        step = self._gradient_step(name, loss, forward, optimizer)
+        for _ in range(n_epochs):
+            for minibatch in minibatches(data, self.batch_size, self.device):  # type: ignore[arg-type]
+                stats.add(**step(*minibatch))
+        step.finish()
+
+    def _gradient_step(self, name: str, loss: StepLoss, forward: nn.Module, optimizer: th.optim.Optimizer) -> EagerStep:
+        if name in self._compiled_steps:
+            return self._compiled_steps[name]
+        if not self._pays_to_compile() or not can_compile(optimizer):
+            return EagerStep(forward, loss, optimizer, self.max_grad_norm)
+        if self.verbose >= 1 and not self._compiled_steps:
+            print("Compiling the training step, which takes some seconds once (compile=False trains without).")
+        assert isinstance(optimizer, th.optim.Adam)
+        step = CompiledStep(forward, loss, optimizer, self.max_grad_norm, self.batch_size)
+        self._compiled_steps[name] = step
+        return step
+
+    def _pays_to_compile(self) -> bool:
+        """Return what ``compile`` says, or for ``"auto"`` whether enough gradient steps are ahead."""
+        if self.compile != "auto":
+            return bool(self.compile) and self._can_compile()
+        steps_ahead = (self._total_timesteps - self._num_timesteps_at_start) / self.batch_size * self.n_epochs
+        return self._can_compile() and steps_ahead > _STEPS_WORTH_COMPILING
+
+    def _can_compile(self) -> bool:
+        """Return whether the algorithm's loss can be compiled with its current settings."""
+        return True
 
     def _set_learning_rate(self, optimizer: th.optim.Optimizer, learning_rate: float, name: str) -> None:
         update_learning_rate(optimizer, learning_rate)
         self.logger.record(f"train/{name}", learning_rate)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled_steps"]
 
     # --- the log ---
 

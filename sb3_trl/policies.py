@@ -236,6 +236,23 @@ class TRPLMultiInputPolicy(TRPLPolicy):
         )
 
 
+class ForwardPass(nn.Module):
+    """One method of a policy as a module, so that ``torch.func`` can call it with other parameters.
+
+    :param policy: The policy.
+    :param method: Name of a method that maps observations to tensors.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, method: str) -> None:
+        super().__init__()
+        self.policy = policy
+        self.method = method
+
+    def forward(self, observations: Any) -> Any:
+        """Return what the policy's method returns."""
+        return getattr(self.policy, self.method)(observations)
+
+
 MlpPolicy = TRPLPolicy
 CnnPolicy = TRPLCnnPolicy
 MultiInputPolicy = TRPLMultiInputPolicy

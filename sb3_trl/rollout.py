@@ -24,9 +24,6 @@ class Rollout(NamedTuple):
     advantages: th.Tensor  # (n,)
     returns: th.Tensor  # (n,)
 
-    def __len__(self) -> int:
-        return len(self.advantages)
-
 
 def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:
     """Return the buffer's contents as flat tensors on its device, without touching the buffer."""
@@ -60,15 +57,21 @@ def rows(tensors: Any, index: th.Tensor | slice) -> Any:
     return tensors[index]
 
 
-def minibatches(tensors: Any, n: int, batch_size: int, device: th.device) -> Iterator[Any]:
+def n_rows(tensors: Any) -> int:
+    """Return the number of rows of the first tensor in a nested structure of tuples and dicts."""
+    while isinstance(tensors, (tuple, dict)):
+        tensors = tensors[0] if isinstance(tensors, tuple) else next(iter(tensors.values()))
+    return len(tensors)
+
+
+def minibatches(tensors: Any, batch_size: int, device: th.device) -> Iterator[Any]:
     """Shuffle once and yield slices: one epoch over ``tensors``, whose last minibatch may be smaller."""
-    shuffled = rows(tensors, th.randperm(n).to(device))
-    return chunks(shuffled, n, batch_size)
+    return chunks(rows(tensors, th.randperm(n_rows(tensors)).to(device)), batch_size)
 
 
-def chunks(tensors: Any, n: int, size: int) -> Iterator[Any]:
+def chunks(tensors: Any, size: int) -> Iterator[Any]:
     """Yield consecutive slices of ``size`` rows, in order."""
-    for start in range(0, n, size):
+    for start in range(0, n_rows(tensors), size):
         yield rows(tensors, slice(start, start + size))
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_trl.losses import normalize, surrogate_loss, trust_region_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.penalty import halving_search
-from sb3_trl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, TRPLPolicy
+from sb3_trl.policies import CnnPolicy, ForwardPass, MlpPolicy, MultiInputPolicy, TRPLPolicy
 from sb3_trl.projections import (
     EntropySchedule,
     FrobeniusProjection,
@@ -27,6 +27,7 @@ from sb3_trl.projections import (
 from sb3_trl.projections.projection import invalid_scale
 from sb3_trl.rollout import Rollout, chunks
 from sb3_trl.schedules import StateBound, as_bound, as_schedule, bound_at
+from sb3_trl.steps import EagerStep, Loss
 from sb3_trl.trust_region import TrustRegion, concatenate
 
 __all__ = ["PROJECTIONS", "TRPL"]
@@ -83,6 +84,8 @@ class TRPL(TrustRegionAlgorithm):
     :param ent_coef: Entropy bonus.
     :param vf_coef: Weight of the value loss where actor and critic share parameters.
     :param max_grad_norm: Gradient clipping, none by default.
+    :param compile: Compile the training step into one function. ``"auto"`` does where the steps planned repay
+        the seconds it takes; what cannot be compiled trains without.
     :param rollout_buffer_class: As in SB3.
     :param rollout_buffer_kwargs: As in SB3.
     :param stats_window_size: As in SB3.
@@ -131,6 +134,7 @@ class TRPL(TrustRegionAlgorithm):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = None,
+        compile: bool | Literal["auto"] = "auto",
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -180,6 +184,7 @@ class TRPL(TrustRegionAlgorithm):
         self.hard = hard
         self.max_hard_steps = max_hard_steps
         self.normalize_advantage = normalize_advantage
+        self.compile = compile
         if _init_setup_model:
             self._setup_model()
 
@@ -198,7 +203,7 @@ class TRPL(TrustRegionAlgorithm):
         self._improve_policy(rollout, region, stats)
         prediction = self._gaussians(rollout)
         self._adopt_projected_scale(prediction, region)
-        self._regress_onto_projection(rollout, region)
+        self._regress_onto_projection(rollout, region, stats)
         if self.hard:
             self._enforce_trust_region(rollout, region, start)
 
@@ -210,11 +215,15 @@ class TRPL(TrustRegionAlgorithm):
         """Return the trust region around the policy that collected the rollout, with the bounds of now."""
         old = self._gaussians(rollout)
         progress = self._current_progress_remaining
-        mean_bound = bound_at(self._mean_bound, progress, rollout.observations)
-        cov_bound = bound_at(self._cov_bound, progress, rollout.observations)
-        if isinstance(cov_bound, th.Tensor) and not old.is_contextual:
-            cov_bound = cov_bound.min().item()
+        mean_bound, cov_bound = (
+            th.as_tensor(bound_at(bound, progress, rollout.observations), dtype=th.float64, device=self.device)
+            for bound in (self._mean_bound, self._cov_bound)
+        )
+        if not old.is_contextual:
+            cov_bound = cov_bound.min()
         entropy_bound = self.trust_region_layer.entropy_bound(old, 1 - progress)
+        if entropy_bound is not None:
+            entropy_bound = th.as_tensor(entropy_bound, dtype=th.float64, device=self.device)
         return TrustRegion(self.trust_region_layer, old, mean_bound, cov_bound, entropy_bound)
 
     def _fit_critic(self, rollout: Rollout, stats: RunningMeans) -> None:
@@ -222,40 +231,34 @@ class TRPL(TrustRegionAlgorithm):
         if self.policy.critic_optimizer is None:
             return
         data = (rollout.observations, rollout.returns)
-        for _ in range(self.n_critic_epochs):
-            for observations, returns in self._epoch(data, len(rollout)):
-                loss = value_loss(self.policy.predict_values(observations).flatten(), returns)
-                self._step(self.policy.critic_optimizer, loss)
-                stats.add(value_loss=loss)
+        critic, optimizer = ForwardPass(self.policy, "predict_values"), self.policy.critic_optimizer
+        self._take_steps("critic", _critic_loss, critic, optimizer, data, self.n_critic_epochs, stats)
 
     def _improve_policy(self, rollout: Rollout, region: TrustRegion, stats: RunningMeans) -> None:
         """Maximise the surrogate of the projected policy (line 8)."""
-        for _ in range(self.n_epochs):
-            for batch, batch_region in self._epoch((rollout, region), len(rollout)):
-                loss = self._policy_loss(batch, batch_region, stats)
-                self._step(self.policy.optimizer, loss)
+        method = "gaussian_and_values" if self.policy.shares_parameters else "gaussian"
+        actor, optimizer = ForwardPass(self.policy, method), self.policy.optimizer
+        self._take_steps("actor", self._policy_loss, actor, optimizer, (rollout, region), self.n_epochs, stats)
 
-    def _policy_loss(self, batch: Rollout, region: TrustRegion, stats: RunningMeans) -> th.Tensor:
+    def _policy_loss(self, forward: Any, batch: Rollout, region: TrustRegion) -> Loss:
         """Return eq. 12, with the entropy bonus, and the value loss where parameters are shared."""
+        new = forward(batch.observations)
         if self.policy.shares_parameters:
-            new, values = self.policy.gaussian_and_values(batch.observations)
-        else:
-            new = self.policy.gaussian(batch.observations)
+            new, values = new
         projected = region.project(new)
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         surrogate = surrogate_loss(projected.log_prob(batch.actions), batch.old_log_prob, advantages)
         penalty = trust_region_loss(new, projected, region.projection)
         loss = surrogate + self.trust_region_coef * penalty
+        scalars = {"policy_gradient_loss": surrogate, "trust_region_loss": penalty}
         if self.ent_coef != 0:
             loss = loss - self.ent_coef * projected.entropy().mean()
         if self.policy.shares_parameters:
-            critic_loss = value_loss(values.flatten(), batch.returns)
-            loss = loss + self.vf_coef * critic_loss
-            stats.add(value_loss=critic_loss)
-        stats.add(policy_gradient_loss=surrogate, trust_region_loss=penalty)
+            scalars["value_loss"] = value_loss(values.flatten(), batch.returns)
+            loss = loss + self.vf_coef * scalars["value_loss"]
         if not new.is_diagonal:
-            stats.add(projection_fallbacks=invalid_scale(new).sum())
-        return loss
+            scalars["projection_fallbacks"] = invalid_scale(new).sum()
+        return loss, scalars
 
     def _adopt_projected_scale(self, prediction: Gaussian, region: TrustRegion) -> None:
         """Set a non-contextual standard deviation to its projected value, exactly."""
@@ -269,49 +272,50 @@ class TRPL(TrustRegionAlgorithm):
             scale = covariance.diagonal().sqrt() if diagonal else th.linalg.cholesky(covariance)
         self.policy.set_scale(scale)
 
-    def _regress_onto_projection(self, rollout: Rollout, region: TrustRegion) -> None:
+    def _regress_onto_projection(self, rollout: Rollout, region: TrustRegion, stats: RunningMeans) -> None:
         """Fit the policy to its own projection, frozen for the whole batch (section 4.4)."""
         if self.n_regression_epochs == 0 or region.projection is None:
             return
-        target = region.project(self._gaussians(rollout))
-        data = (rollout.observations, target)
-        for _ in range(self.n_regression_epochs):
-            for observations, batch_target in self._epoch(data, len(rollout)):
-                new = self.policy.gaussian(observations)
-                loss = trust_region_loss(new, batch_target, region.projection)
-                self._step(self.policy.optimizer, loss)
+        data = (rollout.observations, region.project(self._gaussians(rollout)))
+        actor, optimizer = ForwardPass(self.policy, "gaussian"), self.policy.optimizer
+        self._take_steps("regression", self._regression_loss, actor, optimizer, data, self.n_regression_epochs, stats)
+
+    def _regression_loss(self, forward: Any, observations: Any, target: Gaussian) -> Loss:
+        """Return the distance to the frozen projection."""
+        loss = trust_region_loss(forward(observations), target, self.trust_region_layer.projection)
+        return loss, {"regression_loss": loss}
 
     # --- the trust region that holds for the policy that acts ---
 
     def _enforce_trust_region(self, rollout: Rollout, region: TrustRegion, start: list[th.Tensor]) -> None:
         """Leave the policy inside the bounds at every state of the batch, whatever it takes."""
-        optimizer = self.policy.optimizer
-        steps = self._step_into(rollout, region)
 
-        def is_feasible() -> bool:
+        def is_inside() -> bool:
             return bool(region.is_inside(self._gaussians(rollout)).all())
 
-        if not is_feasible():
-            halving_search(optimizer.param_groups[0]["params"], start, is_feasible)
+        steps = self._step_into(rollout, region)
+        if not is_inside():
+            optimizer = self.policy.optimizer
+            halving_search(optimizer.param_groups[0]["params"], start, is_inside)
             optimizer.state.clear()  # the moments belong to parameters that are gone
             self._rollbacks += 1
         self._log("trust_region", {"hard_steps": steps, "rollbacks": self._rollbacks})
 
     def _step_into(self, rollout: Rollout, region: TrustRegion) -> int:
         """Step on the penalty alone until one pass over the batch is clean, or the cap is reached."""
+        actor = ForwardPass(self.policy, "gaussian")
+        step = EagerStep(actor, _hard_loss, self.policy.optimizer, self.max_grad_norm)
         steps, is_clean = 0, False
         while not is_clean:
             is_clean = True
-            for observations, part in chunks((rollout.observations, region), len(rollout), _HARD_BATCH_SIZE):
-                new = self.policy.gaussian(observations)
-                outside = ~part.is_inside(new.detach())
-                if not bool(outside.any()):
+            for observations, part in chunks((rollout.observations, region), _HARD_BATCH_SIZE):
+                with th.no_grad():
+                    is_inside = bool(part.is_inside(actor(observations)).all())
+                if is_inside:
                     continue
                 if steps == self.max_hard_steps:
                     return steps
-                target = part.scaled(_HARD_TARGET).project(new)
-                penalty = region.projection.penalty(new, target)  # type: ignore[union-attr]
-                self._step(self.policy.optimizer, penalty.sum() / outside.sum())
+                step(observations, part.scaled(_HARD_TARGET))
                 steps, is_clean = steps + 1, False
         return steps
 
@@ -319,7 +323,7 @@ class TRPL(TrustRegionAlgorithm):
 
     def _gaussians(self, rollout: Rollout) -> Gaussian:
         """Return the network's Gaussians at all states of the rollout, without gradient."""
-        return concatenate(self._evaluate(self.policy.gaussian, rollout.observations, len(rollout)))
+        return concatenate(self._evaluate(self.policy.gaussian, rollout.observations))
 
     def _set_learning_rates(self) -> None:
         progress = self._current_progress_remaining
@@ -331,7 +335,7 @@ class TRPL(TrustRegionAlgorithm):
     def _log_update(self, rollout: Rollout, region: TrustRegion, prediction: Gaussian, stats: RunningMeans) -> None:
         means = stats.read()
         if "projection_fallbacks" in means:
-            means["projection_fallbacks"] *= self.n_epochs * -(-len(rollout) // self.batch_size)
+            means["projection_fallbacks"] *= self.n_epochs * -(-len(rollout.returns) // self.batch_size)
         self._log("train", means)
         self._log_explained_variance(rollout)
         acting = self._gaussians(rollout)
@@ -391,3 +395,22 @@ class TRPL(TrustRegionAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = ["policy", "policy.optimizer", "trust_region_layer"]
         return names if self.policy.shares_parameters else [*names, "policy.critic_optimizer"], []
+
+    def _can_compile(self) -> bool:
+        # Full covariances and the joint projection rest on eigensolvers, which compilation does not speed up.
+        closed = (KLProjection, WassersteinProjection, FrobeniusProjection, type(None))
+        diagonal = self.policy.action_dist.covariance == "diag"
+        return diagonal and type(self.trust_region_layer.projection) in closed
+
+
+def _critic_loss(forward: Any, observations: Any, returns: th.Tensor) -> Loss:
+    loss = value_loss(forward(observations).flatten(), returns)
+    return loss, {"value_loss": loss}
+
+
+def _hard_loss(forward: Any, observations: Any, region: TrustRegion) -> Loss:
+    """The distance to the projection, averaged over the states that are projected."""
+    new = forward(observations)
+    assert region.projection is not None
+    penalty = region.projection.penalty(new, region.project(new))
+    return penalty.sum() / (penalty.detach() > 0).sum().clamp(min=1), {}

@@ -10,7 +10,6 @@ import torch as th
 
 from sb3_trl.projections import Gaussian, Projection, TrustRegionLayer
 from sb3_trl.projections.gaussian import kl
-from sb3_trl.projections.projection import Bound
 
 __all__ = ["TrustRegion", "concatenate", "widen"]
 
@@ -21,22 +20,20 @@ class TrustRegion:
 
     :param layer: Projection and entropy control.
     :param old: The policy that collected the data, n states.
-    :param mean_bound: ε_μ, a number or n of them.
+    :param mean_bound: ε_μ, a scalar tensor or ``(n,)``.
     :param cov_bound: ε_Σ, likewise.
-    :param entropy_bound: β in nats, ``None`` without entropy control.
+    :param entropy_bound: β in nats, a scalar tensor, ``None`` without entropy control.
     """
 
     layer: TrustRegionLayer
     old: Gaussian
-    mean_bound: Bound
-    cov_bound: Bound
-    entropy_bound: float | None = None
+    mean_bound: th.Tensor
+    cov_bound: th.Tensor
+    entropy_bound: th.Tensor | None = None
 
     def __getitem__(self, index: th.Tensor | slice) -> TrustRegion:
         """Return the trust region at some of the states."""
-        mean, cov = (
-            bound[index] if isinstance(bound, th.Tensor) else bound for bound in (self.mean_bound, self.cov_bound)
-        )
+        mean, cov = (bound[index] if bound.dim() else bound for bound in (self.mean_bound, self.cov_bound))
         return TrustRegion(self.layer, self.old[index], mean, cov, self.entropy_bound)
 
     @property
@@ -70,8 +67,7 @@ class TrustRegion:
             names = ("mean_distance", "cov_distance")
             for name, distance in zip(names, self.projection.distance(policy, old), strict=True):
                 values |= {f"{name}_mean": distance.mean(), f"{name}_max": distance.max()}
-            values |= {"mean_bound": th.as_tensor(self.mean_bound).mean()}
-            values |= {"cov_bound": th.as_tensor(self.cov_bound).mean()}
+            values |= {"mean_bound": self.mean_bound.mean(), "cov_bound": self.cov_bound.mean()}
         if self.entropy_bound is not None:
             values["entropy_bound"] = self.entropy_bound
         return {key: float(value) for key, value in values.items()}
