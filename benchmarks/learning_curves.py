@@ -4,7 +4,7 @@ Every run is one ``sb3-trl train`` command in a process of its own. Finished run
 command can be interrupted and repeated; ``--jobs`` runs go side by side, one thread each.
 
     python benchmarks/learning_curves.py --env HalfCheetah-v5 --seeds 3 --timesteps 1000000 \\
-        --method "TRPL-KL (paper)=trpl,trpl_paper.yml" --method "PPO (RL Zoo)=ppo,ppo_v5.yml" \\
+        --method "TRPL-KL (paper)=trpl trpl_paper.yml" --method "PPO (RL Zoo)=ppo ppo_v5.yml" \\
         --out docs/results/halfcheetah
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
+        """Whether its model was saved."""
         return self.result is not None
 
     @property
@@ -147,7 +149,7 @@ def summary(table: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="HalfCheetah-v5")
-    parser.add_argument("--method", action="append", required=True, metavar="LABEL=ALGO,FILE.yml[,PARAMETER:VALUE...]")
+    parser.add_argument("--method", action="append", required=True, metavar="LABEL=ALGO FILE.yml [PARAMETER:VALUE ...]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--timesteps", type=int, default=1_000_000)
     parser.add_argument("--eval-freq", type=int, default=20_480)
@@ -160,7 +162,7 @@ def main() -> None:
     runs = []
     for method in args.method:
         label, _, spec = method.partition("=")
-        algo, config, *params = spec.split(",")
+        algo, config, *params = shlex.split(spec)
         for seed in range(args.seeds):
             folder = args.logs / args.env / label.replace(" ", "_") / f"seed{seed}"
             runs.append(Run(label, algo, config, tuple(params), args.env, seed, folder))

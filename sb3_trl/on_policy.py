@@ -160,7 +160,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         """
         step = self._gradient_step(name, loss, forward, optimizer)
         for _ in range(n_epochs):
-            for minibatch in minibatches(data, self.batch_size, self.device):  # type: ignore[arg-type]
+            for minibatch in minibatches(data, self.batch_size, self.device):
                 stats.add(**step(*minibatch))
         step.finish()
 

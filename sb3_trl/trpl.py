@@ -10,35 +10,26 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_trl.enforcement import roll_back, step_until_clean
 from sb3_trl.losses import normalize, surrogate_loss, trust_region_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
-from sb3_trl.penalty import halving_search
 from sb3_trl.policies import CnnPolicy, ForwardPass, MlpPolicy, MultiInputPolicy, TRPLPolicy
 from sb3_trl.projections import (
     EntropySchedule,
     FrobeniusProjection,
     Gaussian,
-    JointKLProjection,
     KLProjection,
     Projection,
     TrustRegionLayer,
     WassersteinProjection,
 )
 from sb3_trl.projections.projection import invalid_scale
-from sb3_trl.rollout import Rollout, chunks
+from sb3_trl.rollout import Rollout
 from sb3_trl.schedules import StateBound, as_bound, as_schedule, bound_at
 from sb3_trl.steps import EagerStep, Loss
-from sb3_trl.trust_region import TrustRegion, concatenate
+from sb3_trl.trust_region import TrustRegion, concatenate, make_projection
 
-__all__ = ["PROJECTIONS", "TRPL"]
-
-#: Projections by name.
-PROJECTIONS: dict[str, type[Projection]] = {
-    "kl": KLProjection,
-    "w2": WassersteinProjection,
-    "frobenius": FrobeniusProjection,
-    "joint_kl": JointKLProjection,
-}
+__all__ = ["TRPL"]
 
 #: A hard trust region steps towards a region this much smaller: into the bounds, not up to them.
 _HARD_TARGET = 0.8
@@ -221,9 +212,8 @@ class TRPL(TrustRegionAlgorithm):
         )
         if not old.is_contextual:
             cov_bound = cov_bound.min()
-        entropy_bound = self.trust_region_layer.entropy_bound(old, 1 - progress)
-        if entropy_bound is not None:
-            entropy_bound = th.as_tensor(entropy_bound, dtype=th.float64, device=self.device)
+        beta = self.trust_region_layer.entropy_bound(old, 1 - progress)
+        entropy_bound = None if beta is None else th.as_tensor(beta, dtype=th.float64, device=self.device)
         return TrustRegion(self.trust_region_layer, old, mean_bound, cov_bound, entropy_bound)
 
     def _fit_critic(self, rollout: Rollout, stats: RunningMeans) -> None:
@@ -290,34 +280,20 @@ class TRPL(TrustRegionAlgorithm):
     def _enforce_trust_region(self, rollout: Rollout, region: TrustRegion, start: list[th.Tensor]) -> None:
         """Leave the policy inside the bounds at every state of the batch, whatever it takes."""
 
-        def is_inside() -> bool:
-            return bool(region.is_inside(self._gaussians(rollout)).all())
+        actor, optimizer = ForwardPass(self.policy, "gaussian"), self.policy.optimizer
 
-        steps = self._step_into(rollout, region)
-        if not is_inside():
-            optimizer = self.policy.optimizer
-            halving_search(optimizer.param_groups[0]["params"], start, is_inside)
-            optimizer.state.clear()  # the moments belong to parameters that are gone
-            self._rollbacks += 1
+        @th.no_grad()
+        def is_clean(observations: Any, part: TrustRegion) -> bool:
+            return bool(part.is_inside(actor(observations)).all())
+
+        step = EagerStep(actor, _hard_loss, optimizer, self.max_grad_norm)
+        data = (rollout.observations, region)
+        steps = step_until_clean(data, _HARD_BATCH_SIZE, is_clean, step, self.max_hard_steps)
+        parameters = optimizer.param_groups[0]["params"]
+        self._rollbacks += roll_back(
+            optimizer, parameters, start, lambda: bool(region.is_inside(self._gaussians(rollout)).all())
+        )
         self._log("trust_region", {"hard_steps": steps, "rollbacks": self._rollbacks})
-
-    def _step_into(self, rollout: Rollout, region: TrustRegion) -> int:
-        """Step on the penalty alone until one pass over the batch is clean, or the cap is reached."""
-        actor = ForwardPass(self.policy, "gaussian")
-        step = EagerStep(actor, _hard_loss, self.policy.optimizer, self.max_grad_norm)
-        steps, is_clean = 0, False
-        while not is_clean:
-            is_clean = True
-            for observations, part in chunks((rollout.observations, region), _HARD_BATCH_SIZE):
-                with th.no_grad():
-                    is_inside = bool(part.is_inside(actor(observations)).all())
-                if is_inside:
-                    continue
-                if steps == self.max_hard_steps:
-                    return steps
-                step(observations, part.scaled(_HARD_TARGET))
-                steps, is_clean = steps + 1, False
-        return steps
 
     # --- plumbing ---
 
@@ -349,7 +325,7 @@ class TRPL(TrustRegionAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         self._rollbacks = getattr(self, "_rollbacks", 0)
-        projection = self._make_projection()
+        projection = make_projection(self.projection)
         self._critic_lr_schedule = as_schedule("critic_learning_rate", self.critic_learning_rate)
         own = (0.03, 1e-3) if projection is None else (projection.mean_bound, projection.cov_bound)
         self._mean_bound = as_bound("mean_bound", own[0] if self.mean_bound is None else self.mean_bound)
@@ -366,16 +342,6 @@ class TRPL(TrustRegionAlgorithm):
         self.trust_region_layer = TrustRegionLayer(
             projection, entropy_schedule, self.entropy_equality, self.entropy_first
         ).to(self.device)
-
-    def _make_projection(self) -> Projection | None:
-        if self.projection is None or isinstance(self.projection, Projection):
-            return self.projection
-        if self.projection not in PROJECTIONS:
-            names = ", ".join(map(repr, PROJECTIONS))
-            raise ValueError(
-                f"projection={self.projection!r} is unknown: choose one of {names}, None, or pass a Projection."
-            )
-        return PROJECTIONS[self.projection]()
 
     def _check_arguments(self) -> None:
         if not isinstance(self.action_space, spaces.Box):
@@ -412,5 +378,5 @@ def _hard_loss(forward: Any, observations: Any, region: TrustRegion) -> Loss:
     """The distance to the projection, averaged over the states that are projected."""
     new = forward(observations)
     assert region.projection is not None
-    penalty = region.projection.penalty(new, region.project(new))
+    penalty = region.projection.penalty(new, region.scaled(_HARD_TARGET).project(new))
     return penalty.sum() / (penalty.detach() > 0).sum().clamp(min=1), {}

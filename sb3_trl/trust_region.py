@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch as th
 
-from sb3_trl.projections import Gaussian, Projection, TrustRegionLayer
+from sb3_trl.projections import (
+    FrobeniusProjection,
+    Gaussian,
+    JointKLProjection,
+    KLProjection,
+    Projection,
+    TrustRegionLayer,
+    WassersteinProjection,
+)
 from sb3_trl.projections.gaussian import kl
 
-__all__ = ["TrustRegion", "concatenate", "widen"]
+__all__ = ["PROJECTIONS", "TrustRegion", "concatenate", "make_projection", "widen"]
+
+#: Projections by name.
+PROJECTIONS: dict[str, Callable[[], Projection]] = {
+    "kl": KLProjection,
+    "w2": WassersteinProjection,
+    "w2_commuting": partial(WassersteinProjection, commuting=True),
+    "frobenius": FrobeniusProjection,
+    "joint_kl": JointKLProjection,
+}
 
 
 @dataclass(frozen=True)
@@ -85,3 +103,16 @@ def concatenate(gaussians: Sequence[Gaussian]) -> Gaussian:
         return first
     scale = th.cat([g.scale for g in gaussians]) if first.is_contextual else first.scale
     return first.with_scale(scale, th.cat([g.mean for g in gaussians]))
+
+
+def make_projection(projection: str | Projection | None) -> Projection | None:
+    """Return a projection by its name; a ``Projection`` or ``None`` as it is.
+
+    :raises ValueError: for an unknown name.
+    """
+    if projection is None or isinstance(projection, Projection):
+        return projection
+    if projection not in PROJECTIONS:
+        names = ", ".join(map(repr, PROJECTIONS))
+        raise ValueError(f"projection={projection!r} is unknown: choose one of {names}, None, or pass a Projection.")
+    return PROJECTIONS[projection]()
