@@ -325,6 +325,7 @@ class TRPL(TrustRegionAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         self._rollbacks = getattr(self, "_rollbacks", 0)
+        self.learning_rate = as_schedule("learning_rate", self.learning_rate)  # ``load`` may replace it
         projection = make_projection(self.projection)
         self._critic_lr_schedule = as_schedule("critic_learning_rate", self.critic_learning_rate)
         own = (0.03, 1e-3) if projection is None else (projection.mean_bound, projection.cov_bound)
