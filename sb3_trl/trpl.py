@@ -350,8 +350,10 @@ class TRPL(TrustRegionAlgorithm):
                 f"TRPL projects Gaussian policies and needs a Box action space, not {self.action_space}. For this "
                 "one use sb3_trl.FixPO, which bounds the KL divergence of every action distribution."
             )
-        if self.trust_region_coef < 0:
-            raise ValueError(f"trust_region_coef={self.trust_region_coef} must not be negative.")
+        for argument in ("trust_region_coef", "n_critic_epochs", "n_regression_epochs"):
+            value = getattr(self, argument)
+            if value < 0:
+                raise ValueError(f"{argument}={value} must not be negative.")
         if self.hard and self.projection is None:
             raise ValueError("hard=True needs a trust region: choose a projection.")
         if self.hard and self.entropy_schedule is not None and not self.entropy_first:
