@@ -115,7 +115,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                     break
         known -= {"self", "observation_space", "action_space", "lr_schedule", "use_sde", "kwargs"}
         for key in self.policy_kwargs:
-            if key not in known and key != "use_sde":
+            if key not in known:
                 guess = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {guess[0]!r}? " if guess else ""
                 raise ValueError(
