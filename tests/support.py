@@ -165,7 +165,7 @@ def collect(model: TRPL, total_timesteps: int = 10_000) -> Rollout:
 def copy_rollout(source: TRPL, target: TRPL) -> None:
     """Put ``target`` where ``source`` is: the same rollout, the same progress."""
     for name, value in vars(source.rollout_buffer).items():
-        if isinstance(value, np.ndarray) or name in ("pos", "full", "generator_ready"):
+        if isinstance(value, np.ndarray) or name in ("observations", "pos", "full", "generator_ready"):
             setattr(target.rollout_buffer, name, copy.deepcopy(value))
     target._current_progress_remaining = source._current_progress_remaining
     target.num_timesteps = source.num_timesteps
