@@ -1,0 +1,131 @@
+"""The compiled gradient step is the eager one, only faster."""
+
+import copy
+import warnings
+
+import pytest
+import torch as th
+
+from sb3_trl import TRPL
+from sb3_trl.policies import ForwardPass
+from sb3_trl.projections import Gaussian
+from sb3_trl.rollout import Rollout, minibatches
+from sb3_trl.steps import CompiledStep, EagerStep, can_compile
+from sb3_trl.trust_region import TrustRegion
+
+
+def make_model(**kwargs) -> TRPL:
+    return TRPL("MlpPolicy", "Pendulum-v1", n_steps=64, batch_size=16, seed=0, device="cpu", **kwargs)
+
+
+def random_data(model: TRPL, n: int) -> tuple[Rollout, TrustRegion]:
+    """A rollout around an old policy from which the network is about one trust region away."""
+    observations = th.randn(n, 3)
+    with th.no_grad():
+        predicted = model.policy.gaussian(observations)
+    old = Gaussian(predicted.mean + 0.2 * th.randn(n, 1), std=1.05 * predicted.std)
+    actions = old.sample()
+    rollout = Rollout(observations, actions, th.zeros(n), old.log_prob(actions), th.randn(n), th.randn(n))
+    bounds = (th.tensor(bound, dtype=th.float64) for bound in (0.03, 1e-3))
+    return rollout, TrustRegion(model.trust_region_layer, old, *bounds)
+
+
+def steps_of(model: TRPL, compiled: bool, policy) -> EagerStep:
+    forward = ForwardPass(policy, "gaussian")
+    if compiled:
+        return CompiledStep(forward, model._policy_loss, policy.optimizer, model.max_grad_norm, model.batch_size)
+    return EagerStep(forward, model._policy_loss, policy.optimizer, model.max_grad_norm)
+
+
+@pytest.mark.parametrize("kwargs", [{"projection": "kl"}, {"projection": "w2", "max_grad_norm": 0.1}])
+def test_compiled_equals_eager(kwargs):
+    """Over 100 steps, with odd last minibatches and learning rates that change, without compiling again."""
+    model = make_model(**kwargs)
+    policies = {True: model.policy, False: copy.deepcopy(model.policy)}
+    steps = {compiled: steps_of(model, compiled, policy) for compiled, policy in policies.items()}
+    rollout, region = random_data(model, 70)
+    n_steps = 0
+    th._dynamo.utils.counters.clear()
+    while n_steps < 100:
+        for policy in policies.values():
+            policy.optimizer.param_groups[0]["lr"] = 1e-3 / (1 + n_steps)
+        for minibatch in minibatches((rollout, region), 16, model.device):
+            scalars = {compiled: step(*minibatch) for compiled, step in steps.items()}
+            for key, value in scalars[False].items():
+                assert scalars[True][key].item() == pytest.approx(value.item(), rel=1e-3, abs=1e-5)
+            n_steps += 1
+        for step in steps.values():
+            step.finish()
+    assert th._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert scalars[True]["trust_region_loss"] > 0, "the trust region was never active: nothing was tested"
+    for p, q in zip(policies[True].parameters(), policies[False].parameters(), strict=True):
+        assert th.allclose(p, q, rtol=1e-4, atol=1e-6)
+    states = [policies[compiled].optimizer.state_dict()["state"] for compiled in (True, False)]
+    for index, state in states[1].items():
+        assert states[0][index]["step"] == state["step"] == n_steps
+        assert th.allclose(states[0][index]["exp_avg"], state["exp_avg"], rtol=1e-2, atol=1e-5)
+
+
+def test_a_failed_compilation_warns_once_and_trains_on():
+    model = make_model()
+    reference = copy.deepcopy(model.policy)
+    step = steps_of(model, True, model.policy)
+
+    def broken(*_):
+        raise RuntimeError("no compiler on this machine")
+
+    step._function = broken
+    data = random_data(model, 32)
+    th.manual_seed(1)
+    with pytest.warns(UserWarning, match="no compiler on this machine.*without compilation"):
+        step(*next(minibatches(data, 16, model.device)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(*next(minibatches(data, 16, model.device)))
+    th.manual_seed(1)
+    eager = steps_of(model, False, reference)
+    for _ in range(2):
+        eager(*next(minibatches(data, 16, model.device)))
+    for p, q in zip(model.policy.parameters(), reference.parameters(), strict=True):
+        assert th.equal(p, q)
+
+
+def test_auto_compiles_where_enough_steps_are_ahead():
+    model = make_model(n_epochs=10)
+    model._num_timesteps_at_start = 0
+    for total, expected in ((10_000, False), (1_000_000, True)):
+        model._total_timesteps = total
+        assert model._pays_to_compile() is expected
+    model.compile = False
+    assert not model._pays_to_compile()
+    full = make_model(compile=True, policy_kwargs={"covariance": "full"})
+    assert not full._pays_to_compile(), "what cannot be compiled trains without"
+
+
+def test_only_plain_adam_is_compiled():
+    parameters = [th.nn.Parameter(th.zeros(2))]
+    assert can_compile(th.optim.Adam(parameters))
+    assert not can_compile(th.optim.Adam(parameters, amsgrad=True))
+    assert not can_compile(th.optim.Adam(parameters, weight_decay=0.1))
+    assert not can_compile(th.optim.AdamW(parameters))
+    assert not can_compile(th.optim.SGD(parameters, lr=1.0))
+    two_groups = [{"params": parameters}, {"params": [th.nn.Parameter(th.zeros(1))]}]
+    assert not can_compile(th.optim.Adam(two_groups))
+
+
+def test_unknown_compile_setting():
+    with pytest.raises(ValueError, match="compile='yes' is unknown"):
+        make_model(compile="yes")
+
+
+def test_training_compiled_saves_and_loads(tmp_path):
+    """A model trained with compilation continues without it, from the same moments."""
+    model = make_model(compile=True, n_epochs=2, n_critic_epochs=1).learn(128)
+    model.save(tmp_path / "model")
+    loaded = TRPL.load(tmp_path / "model", env=model.env, device="cpu", compile=False)
+    for name in ("optimizer", "critic_optimizer"):
+        saved, restored = (getattr(m.policy, name).state_dict()["state"] for m in (model, loaded))
+        for index, state in saved.items():
+            assert state["step"] > 0
+            assert all(th.equal(state[key], restored[index][key]) for key in state)
+    loaded.learn(64, reset_num_timesteps=False)
