@@ -1,39 +1,206 @@
-"""``sb3-trl <command>``: the RL Zoo's commands with this package's algorithms registered."""
+"""``sb3-trl <command>``: the RL Zoo's commands, which know this package's algorithms.
+
+Every command takes the flags of ``python -m rl_zoo3.<command>``.
+"""
 
 from __future__ import annotations
 
+import argparse
+import runpy
+import subprocess
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
 
-import torch as th
-
-from sb3_trl.zoo.registry import algorithms, hyperparameter_file, register
+from sb3_trl.version import __version__
+from sb3_trl.zoo.registry import closest, register
 
 __all__ = ["main"]
 
+INSTALL = 'pip install "sb3-trl[zoo]"'
+
+
+def _function(module: str, name: str) -> Callable[[], None]:
+    return lambda: getattr(import_module(module), name)()
+
+
+def _script(module: str) -> Callable[[], None]:
+    return lambda: _run_script(module)
+
+
+class Command(NamedTuple):
+    """One command: what it does, and how to run it once the algorithms are registered."""
+
+    summary: str
+    run: Callable[[], None]
+
+
+COMMANDS = {
+    "train": Command("train an agent, or search for hyperparameters (-optimize)", lambda: _train()),
+    "enjoy": Command("run a trained agent and print its returns", _function("rl_zoo3.enjoy", "enjoy")),
+    "plot-train": Command("plot training returns", _function("rl_zoo3.plots", "plot_train")),
+    "all-plots": Command("plot and tabulate the evaluations of several runs", _function("rl_zoo3.plots", "all_plots")),
+    "plot-from-file": Command("plot what all-plots wrote", _function("rl_zoo3.plots", "plot_from_file")),
+    "record-video": Command("record a video of a trained agent", _script("rl_zoo3.record_video")),
+    "record-training": Command("record a video of an agent's training", _script("rl_zoo3.record_training")),
+    "benchmark": Command("evaluate every trained agent of a folder", _script("rl_zoo3.benchmark")),
+    "push-to-hub": Command("upload a trained agent", _script("rl_zoo3.push_to_hub")),
+    "load-from-hub": Command("download a trained agent", _script("rl_zoo3.load_from_hub")),
+}
+
+#: Commands whose errors are put into words: those that people give hyperparameters and folders of agents.
+EXPLAINED = ("train", "enjoy", "record-video", "record-training")
+
+HELP = f"""usage: sb3-trl <command> [flags]
+
+The RL Zoo with the algorithms of sb3_trl; flags are those of python -m rl_zoo3.<command>.
+
+commands:
+{chr(10).join(f"  {name:16} {command.summary}" for name, command in COMMANDS.items())}
+
+  sb3-trl <command> --help    the command's flags (--verbose 2 shows the traceback of an error)
+  sb3-trl --version           the version
+
+examples:
+  sb3-trl train --algo trpl --env HalfCheetah-v5 --tensorboard-log runs --progress
+  sb3-trl train --algo trpl --env Hopper-v5 --conf-file trpl_paper.yml -params projection:"'w2'"
+  sb3-trl enjoy --algo trpl --env HalfCheetah-v5 -f logs"""
+
 
 def main() -> None:
-    """Run one RL Zoo command; the first argument names it."""
-    command, *arguments = sys.argv[1:]
-    register()
+    """Run the command that the first argument names."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return
+    if arguments[0] == "--version":
+        print(f"sb3-trl {__version__}")
+        return
+    name = arguments[0].replace("_", "-")
+    if name not in COMMANDS:
+        _fail("sb3-trl", f"there is no command {arguments[0]!r}{closest(name, COMMANDS)} Known: {', '.join(COMMANDS)}.")
+    sys.argv = [f"sb3-trl {name}", *arguments[1:]]
+    _run(name, arguments[1:])
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    """Run a command; an error in its arguments or settings becomes a message and exit status 2."""
+    known, _ = _few_flags().parse_known_args(arguments)
+    try:
+        _prepare()
+        _check_algorithm(known.algo)
+        COMMANDS[name].run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if known.verbose > 1 or name not in EXPLAINED or not _is_users(error):
+            raise
+        _fail(f"sb3-trl {name}", _explain(error))
+
+
+def _few_flags() -> argparse.ArgumentParser:
+    """The flags that are looked at before the RL Zoo parses them all."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algo")
+    parser.add_argument("--verbose", type=int, default=1)
+    return parser
+
+
+def _prepare() -> None:
+    """Register the algorithms, and set torch to one thread."""
+    try:
+        register()
+    except ModuleNotFoundError as error:
+        _fail("sb3-trl", f"{error}. The RL Zoo and what it needs: {INSTALL}")
+    import torch as th
+
+    # Two threads in small networks wait for each other when anything else runs. --num-threads has the last word.
     th.set_num_threads(1)
-    sys.argv = [f"sb3-trl {command}", *_with_configuration(arguments)]
-    if command == "train":
-        from rl_zoo3.train import train
-
-        train()
 
 
-def _with_configuration(arguments: list[str]) -> list[str]:
-    """Resolve ``--conf-file`` among the package's YAML files, and supply it for the package's algorithms."""
-    for flag in ("--conf-file", "-conf"):
-        if flag in arguments:
-            position = arguments.index(flag) + 1
-            found = hyperparameter_file(arguments[position])
-            return [*arguments[:position], str(found or arguments[position]), *arguments[position + 1 :]]
-    algo = arguments[arguments.index("--algo") + 1] if "--algo" in arguments else None
-    if algo in algorithms():
-        return [*arguments, "--conf-file", str(hyperparameter_file(algo))]
-    return arguments
+def _check_algorithm(algo: str | None) -> None:
+    from rl_zoo3.utils import ALGOS
+
+    if algo is not None and algo not in ALGOS:
+        raise ValueError(f"there is no algorithm {algo!r}{closest(algo, ALGOS)} Known: {', '.join(sorted(ALGOS))}.")
+
+
+def _train() -> None:
+    import rl_zoo3.train
+
+    from sb3_trl.zoo.experiment import Experiment
+
+    rl_zoo3.train.ExperimentManager = Experiment  # type: ignore[misc]
+    rl_zoo3.train.train()
+
+
+# --- scripts that start processes of their own ---
+
+
+def _run_script(module: str) -> None:
+    with _children_know_the_algorithms():
+        runpy.run_module(module, run_name="__main__")
+
+
+@contextmanager
+def _children_know_the_algorithms() -> Iterator[None]:
+    """While active, ``python -m rl_zoo3.record_video`` and ``python enjoy.py`` start ``sb3-trl`` instead.
+
+    That is how ``record_training`` and ``benchmark`` call them.
+    """
+    original = subprocess.call
+    scripts = {("python", "-m", "rl_zoo3.record_video"): "record-video", ("python", "enjoy.py"): "enjoy"}
+
+    def call(command: Any, *args: Any, **kwargs: Any) -> int:
+        for words, name in scripts.items():
+            if isinstance(command, list) and tuple(command[: len(words)]) == words:
+                command = [sys.executable, "-m", "sb3_trl.zoo.cli", name, *command[len(words) :]]
+                break
+        return original(command, *args, **kwargs)
+
+    subprocess.call = call  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.call = original
+
+
+# --- errors ---
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error can come from what was asked for, and not from the middle of training."""
+    from gymnasium.error import Error as GymnasiumError
+
+    kinds = (ValueError, TypeError, KeyError, NameError, SyntaxError, ImportError, AssertionError, OSError)
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, (*kinds, GymnasiumError)) and not any(frame.name == "learn" for frame in frames)
+
+
+def _explain(error: Exception) -> str:
+    """Return what went wrong, and what to do about it where that is known."""
+    message = str(error) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        return f"{message}. What the RL Zoo needs comes with {INSTALL}; environments are imported by --gym-packages."
+    if isinstance(error, (NameError, SyntaxError)):
+        return (
+            f"{message}. Values after -params and --env-kwargs are Python, in which a string has quotes: "
+            "-params projection:\"'w2'\""
+        )
+    if isinstance(error, KeyError):
+        return f"{message} is missing."
+    if "v2 and v3 based environments" in message:
+        return f"{message} Use the v5 task."
+    return message
+
+
+def _fail(program: str, message: str) -> NoReturn:
+    sys.stdout.flush()
+    print(f"{program}: error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+# make train   set up .venv and train TRPL on HalfCheetah for a few minutes
+# make test    set up .venv and run every test
+#
+# PYTHON=python3.12 chooses the interpreter (3.10 or newer), VENV another folder than .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+ENV ?= HalfCheetah-v5
+TIMESTEPS ?= 200000
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := sb3_trl tests examples benchmarks
+
+# More threads than one cost time with networks of this size, and a lot of it when cores are shared.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup train test check format docs bench clean
+
+help:
+	@echo "make train   train TRPL on $(ENV) ($(TIMESTEPS) steps; TIMESTEPS=… ENV=…)"
+	@echo "make test    run every test ($(WORKERS) at a time; WORKERS=…)"
+	@echo "make check   ruff and mypy"
+	@echo "make docs    build the documentation into site/"
+	@echo "make bench   measure speed"
+	@echo "make clean   remove .venv and everything that was built"
+
+setup: $(INSTALLED)
+
+# torch comes first, at its pinned version: asked for any other way, pip may choose a build several GB larger.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=…" if sys.version_info < (3, 10) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): a few minutes, once"
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) -c constraints.txt -e ".[zoo,dev]"
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP) -c constraints.txt -e ".[docs]"
+	@touch $@
+
+train: $(INSTALLED)
+	$(BIN)/python examples/train.py --env $(ENV) --timesteps $(TIMESTEPS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+docs: $(INSTALLED_DOCS)
+	$(BIN)/mkdocs build --strict
+
+bench: $(INSTALLED)
+	for script in benchmarks/projections.py benchmarks/training.py; do \
+	    if [ -f $$script ]; then $(BIN)/python $$script || exit 1; fi; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

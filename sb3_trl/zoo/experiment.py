@@ -1,0 +1,115 @@
+"""The RL Zoo's experiment with this package's YAML files, and with errors that say what to change."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS
+
+from sb3_trl.zoo.registry import algorithms, closest, hyperparameter_file, hyperparameter_files
+
+__all__ = ["Experiment", "find_configuration"]
+
+#: Keys of a YAML file that the RL Zoo uses itself; every other key goes to the algorithm's constructor.
+ZOO_KEYS = (
+    "callback",
+    "env_kwargs",
+    "env_wrapper",
+    "frame_stack",
+    "monitor_kwargs",
+    "n_envs",
+    "n_timesteps",
+    "noise_std",
+    "noise_type",
+    "normalize",
+    "vec_env_wrapper",
+)
+
+
+class Experiment(ExperimentManager):
+    """``rl_zoo3``'s ``ExperimentManager``; ``--conf-file`` finds the package's YAML files too."""
+
+    def __init__(self, args: argparse.Namespace, algo: str, *others: Any, config: str | None = None, **kwargs: Any):
+        kwargs["config"] = find_configuration(config, algo)
+        super().__init__(args, algo, *others, **kwargs)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the YAML file's entry for the environment, and check that it is one."""
+        _check_file(self.config)
+        hyperparams, saved = super().read_hyperparameters()
+        for key in ("policy", "n_timesteps"):
+            if key not in hyperparams:
+                raise ValueError(f"{self.config} has no {key!r} for {self.env_name.gym_id}.")
+        return _numbers(hyperparams), type(saved)(_numbers(saved))
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        processed = super()._preprocess_hyperparams(hyperparams)
+        _check_arguments(processed[0], self.algo, self.config)
+        return processed
+
+
+def find_configuration(name: str | None, algo: str) -> str | None:
+    """Return the configuration that ``--conf-file name`` means, ``None`` for the RL Zoo's own.
+
+    A file of that name on disk comes first, then one that comes with the package; any other name without a
+    suffix is a Python module for the RL Zoo to import.
+
+    :param name: Argument of ``--conf-file``; ``None`` if there was none.
+    :param algo: The algorithm's RL Zoo key.
+    :raises ValueError: if there is no such file.
+    """
+    if name is None:
+        bundled = hyperparameter_file(algo) if algo in algorithms() else None
+        return str(bundled) if bundled else None
+    if Path(name).is_file():
+        return name
+    bundled = hyperparameter_file(name)
+    if bundled:
+        return str(bundled)
+    if Path(name).suffix in (".yml", ".yaml", ".py") or "/" in name:
+        known = ", ".join(hyperparameter_files())
+        raise ValueError(f"--conf-file {name}: there is no such file, and the package has only {known}.")
+    return name
+
+
+def _check_file(config: str) -> None:
+    """Raise a ``ValueError`` if a YAML file is not one, or maps no environments to hyperparameters."""
+    if Path(config).suffix not in (".yml", ".yaml"):
+        return
+    try:
+        content = yaml.safe_load(Path(config).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise ValueError(
+            f"{config} must map environment ids, or 'default', to hyperparameters:\n"
+            "  HalfCheetah-v5:\n    policy: MlpPolicy\n    n_timesteps: 1000000"
+        )
+
+
+def _numbers(hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """Turn strings like ``"5e-5"`` into numbers: YAML 1.1 takes them for one only with a dot, 5.0e-5."""
+
+    def number(value: Any) -> Any:
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    return {key: number(value) for key, value in hyperparams.items()}
+
+
+def _check_arguments(arguments: dict[str, Any], algo: str, config: str) -> None:
+    """Raise a ``ValueError`` for the hyperparameters that the algorithm's constructor does not take."""
+    parameters = inspect.signature(ALGOS[algo]).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = {*parameters, *ZOO_KEYS}
+    unknown = [f"{key!r}{closest(key, known)}" for key in arguments if key not in known]
+    if unknown:
+        raise ValueError(f"{algo} has no hyperparameter {'; no '.join(unknown)} (in {config} or after -params)")
