@@ -12,12 +12,14 @@ from sb3_trl.version import __version__
 if TYPE_CHECKING:
     from sb3_trl.callbacks import TrustRegionCallback
     from sb3_trl.distributions import ProjectedGaussianDistribution
+    from sb3_trl.fixpo import FixPO
     from sb3_trl.policies import TRPLPolicy
     from sb3_trl.schedules import StateBound
     from sb3_trl.trpl import TRPL
 
 _MODULES = {
     "TRPL": "trpl",
+    "FixPO": "fixpo",
     "TRPLPolicy": "policies",
     "ProjectedGaussianDistribution": "distributions",
     "StateBound": "schedules",
@@ -26,6 +28,7 @@ _MODULES = {
 
 __all__ = [
     "TRPL",
+    "FixPO",
     "ProjectedGaussianDistribution",
     "StateBound",
     "TRPLPolicy",

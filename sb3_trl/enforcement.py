@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch as th
 
 from sb3_trl.penalty import halving_search
-from sb3_trl.rollout import chunks
 
 __all__ = ["roll_back", "step_until_clean"]
 
 
 def step_until_clean(
-    data: Any, chunk_size: int, is_clean: Callable[..., bool], step: Callable[..., Any], max_steps: int
+    passes: Callable[[], Iterable[Any]], is_clean: Callable[..., bool], step: Callable[..., Any], max_steps: int
 ) -> int:
     """Pass over the data, take a step wherever a chunk is not clean, until one whole pass is.
 
-    :param data: A tuple of tensors, or of what indexes like them, with as many rows.
-    :param chunk_size: Rows in a chunk.
-    :param is_clean: Whether a chunk needs no step.
+    :param passes: Returns the chunks of one pass, each a tuple.
+    :param is_clean: Whether a chunk needs no step; a ``FloatingPointError`` from it ends the passes.
     :param step: Takes one gradient step on a chunk.
     :param max_steps: Stop after so many steps, clean or not.
     :return: The number of steps.
     """
     steps, clean = 0, False
-    while not clean:
-        clean = True
-        for chunk in chunks(data, chunk_size):
-            if is_clean(*chunk):
-                continue
-            if steps == max_steps:
-                return steps
-            step(*chunk)
-            steps, clean = steps + 1, False
+    with suppress(FloatingPointError):
+        while not clean:
+            clean = True
+            for chunk in passes():
+                if is_clean(*chunk):
+                    continue
+                if steps == max_steps:
+                    return steps
+                step(*chunk)
+                steps, clean = steps + 1, False
     return steps
 
 

@@ -1,13 +1,83 @@
-"""The mathematics of penalised policy optimisation, free of plumbing."""
+"""The mathematics of penalised policy optimisation (FixPO), free of plumbing: torch and nothing else.
+
+Zentner et al., *Guaranteed Trust Region Optimization via Two-Phase KL Penalization*, 2023
+(https://arxiv.org/abs/2312.05405).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["halving_search"]
+__all__ = ["BetaDual", "bernoulli_kl", "categorical_kl", "halving_search", "kl_statistic"]
+
+
+def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) = Σ p (log p − log q) in nats.
+
+    :param log_p: Normalised log-probabilities, ``(*batch, k)``; −∞ (an impossible action) counts as 0.
+    :param log_q: Likewise.
+    :return: ``(*batch,)``.
+    """
+    terms = log_p.exp() * (log_p - log_q)
+    return torch.where(log_p.isneginf(), torch.zeros_like(terms), terms).sum(-1)
+
+
+def bernoulli_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """KL between products of independent Bernoullis, in nats.
+
+    :param logits_p: log p/(1 − p), ``(*batch, k)``.
+    :param logits_q: Likewise.
+    :return: ``(*batch,)``.
+    """
+    p = logits_p.sigmoid()
+    log_ratio = F.logsigmoid(logits_p) - F.logsigmoid(logits_q)
+    log_ratio_zero = F.logsigmoid(-logits_p) - F.logsigmoid(-logits_q)
+    return (p * log_ratio + (1 - p) * log_ratio_zero).sum(-1)
+
+
+def kl_statistic(kl: Tensor, statistic: Literal["max", "mean"]) -> Tensor:
+    """Return the largest or the mean divergence of a batch of states, without gradient."""
+    return (kl.max() if statistic == "max" else kl.mean()).detach()
+
+
+class BetaDual(nn.Module):
+    """The multiplier β ≥ 0 of the KL penalty, tuned by Adam on L_β = β·sg[ε_KL − C_β·D_KL].
+
+    β grows while C_β·D_KL is above ε_KL, so that D_KL settles near ε_KL/C_β, inside the trust region.
+
+    :param kl_bound: ε_KL, nats.
+    :param target_coef: C_β ≥ 1.
+    :param init: β at the start.
+    :param learning_rate: Adam's; 0 keeps β constant.
+    """
+
+    def __init__(self, kl_bound: float, target_coef: float, init: float, learning_rate: float) -> None:
+        super().__init__()
+        self.kl_bound = kl_bound
+        self.target_coef = target_coef
+        self.beta = nn.Parameter(torch.tensor(float(init), dtype=torch.float64))
+        self.optimizer = torch.optim.Adam([self.beta], lr=learning_rate)
+
+    @property
+    def value(self) -> Tensor:
+        """sg(β)."""
+        return self.beta.detach()
+
+    def update(self, divergence: Tensor) -> None:
+        """Take one step on L_β; a divergence that is not finite is no evidence and changes nothing.
+
+        :param divergence: D_KL, a scalar.
+        """
+        slope = self.kl_bound - self.target_coef * divergence.detach().to(self.beta.dtype)
+        self.beta.grad = torch.where(slope.isfinite(), slope, torch.zeros_like(slope))
+        self.optimizer.step()
+        with torch.no_grad():
+            self.beta.clamp_(min=0)
 
 
 @torch.no_grad()
@@ -20,8 +90,7 @@ def halving_search(
     """Move ``parameters`` back towards ``old`` until the policy they make is feasible.
 
     θ(λ) = θ_old + λ(θ − θ_old) is tried at λ = 1, ½, ¼, …; parameters are left at the first feasible one, or
-    at θ_old, where every divergence is 0, if none is. Always ends. A λ at which a parameter is not finite
-    counts as infeasible.
+    at θ_old, where every divergence is 0, if none is. Always ends. Where a parameter is not finite, λ is 0.
 
     :param parameters: θ, changed in place.
     :param old: θ_old, of the same shapes.

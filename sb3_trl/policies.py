@@ -24,7 +24,15 @@ from torch import nn
 from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.projections import Gaussian
 
-__all__ = ["CnnPolicy", "MlpPolicy", "MultiInputPolicy", "TRPLPolicy"]
+__all__ = [
+    "CnnPolicy",
+    "DistributionAndValues",
+    "ForwardPass",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "TRPLPolicy",
+    "parameters_behind",
+]
 
 
 class TRPLPolicy(ActorCriticPolicy):
@@ -109,13 +117,8 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def gaussian_and_values(self, observations: Any) -> tuple[Gaussian, th.Tensor]:
         """Return the predicted Gaussian and the values ``(batch, 1)``, with one pass through shared layers."""
-        features = self.extract_features(observations)
-        if isinstance(features, tuple):
-            latent_pi = self.mlp_extractor.forward_actor(features[0])
-            latent_vf = self.mlp_extractor.forward_critic(features[1])
-        else:
-            latent_pi, latent_vf = self.mlp_extractor(features)
-        return self._get_action_dist_from_latent(latent_pi).gaussian, self.value_net(latent_vf)
+        distribution, values = DistributionAndValues(self)(observations)
+        return distribution.gaussian, values
 
     def get_distribution(self, obs: Any) -> ProjectedGaussianDistribution:
         """Return the policy's distribution at a batch of observations."""
@@ -134,11 +137,11 @@ class TRPLPolicy(ActorCriticPolicy):
             gaussian = self.gaussian(observation)
             return gaussian.mean.sum() + gaussian.scale.sum()
 
-        return self._parameters_behind(outputs)
+        return parameters_behind(self, outputs)
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the value depends on."""
-        return self._parameters_behind(lambda observation: self.predict_values(observation).sum())
+        return parameters_behind(self, lambda observation: self.predict_values(observation).sum())
 
     @property
     def shares_parameters(self) -> bool:
@@ -178,16 +181,6 @@ class TRPLPolicy(ActorCriticPolicy):
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> ProjectedGaussianDistribution:
         distribution = copy.copy(self.action_dist)
         return distribution.proba_distribution(self.action_net(latent_pi), self.scale_net(latent_pi))
-
-    def _parameters_behind(self, function: Callable[[Any], th.Tensor]) -> list[nn.Parameter]:
-        """Return the parameters that a scalar function of an observation depends on."""
-        was_training = self.training
-        self.train(False)  # one observation has no batch statistics
-        output = function(self.obs_to_tensor(_zeros(self.observation_space))[0])
-        self.train(was_training)
-        parameters = list(self.parameters())
-        gradients = th.autograd.grad(output, parameters, allow_unused=True)
-        return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -253,9 +246,42 @@ class ForwardPass(nn.Module):
         return getattr(self.policy, self.method)(observations)
 
 
+class DistributionAndValues(nn.Module):
+    """The action distribution and the values ``(batch, 1)`` of any actor-critic policy of SB3.
+
+    Layers that actor and critic share are passed once.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observations: Any) -> tuple[Any, th.Tensor]:
+        """Return the distribution and the values at a batch of observations."""
+        policy = self.policy
+        features = policy.extract_features(observations)
+        if isinstance(features, tuple):
+            latent_pi = policy.mlp_extractor.forward_actor(features[0])
+            latent_vf = policy.mlp_extractor.forward_critic(features[1])
+        else:
+            latent_pi, latent_vf = policy.mlp_extractor(features)
+        return policy._get_action_dist_from_latent(latent_pi), policy.value_net(latent_vf)
+
+
 MlpPolicy = TRPLPolicy
 CnnPolicy = TRPLCnnPolicy
 MultiInputPolicy = TRPLMultiInputPolicy
+
+
+def parameters_behind(policy: ActorCriticPolicy, function: Callable[[Any], th.Tensor]) -> list[nn.Parameter]:
+    """Return the parameters of a policy that a scalar function of an observation depends on."""
+    was_training = policy.training
+    policy.train(False)  # one observation has no batch statistics
+    output = function(policy.obs_to_tensor(_zeros(policy.observation_space))[0])
+    policy.train(was_training)
+    parameters = list(policy.parameters())
+    gradients = th.autograd.grad(output, parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
 def _zeros(space: spaces.Space) -> Any:

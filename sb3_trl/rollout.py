@@ -37,7 +37,7 @@ def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:
         observations = flat(buffer.observations)
     return Rollout(
         observations,
-        flat(buffer.actions),
+        flat(buffer.actions).float(),  # as SB3's minibatches: integers and float64 would not do for every policy
         flat(buffer.values).flatten(),
         flat(buffer.log_probs).flatten(),
         flat(buffer.advantages).flatten(),

@@ -1,0 +1,356 @@
+"""FixPO: KL-penalised policy optimisation with a fixup phase (Zentner et al., 2023)."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import nn
+
+from sb3_trl.action_parameters import ActionParameters, action_parameters, join
+from sb3_trl.enforcement import roll_back, step_until_clean
+from sb3_trl.losses import normalize, surrogate_loss, value_loss
+from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
+from sb3_trl.penalty import BetaDual, kl_statistic
+from sb3_trl.policies import DistributionAndValues, parameters_behind
+from sb3_trl.rollout import Rollout, minibatches
+from sb3_trl.schedules import as_schedule
+from sb3_trl.steps import EagerStep, Loss
+
+__all__ = ["FixPO"]
+
+
+class FixPO(TrustRegionAlgorithm):
+    """Fixup Policy Optimization (Zentner et al., 2023, https://arxiv.org/abs/2312.05405), for any action space.
+
+    Primary phase: −E[π(a|s)/π_old(a|s)·Â] + c_v·L_VF + sg(β)·E[KL], and a step on β after every minibatch that
+    moves the largest KL of any state towards ε_KL/C_β. Fixup phase: steps on the KL alone until no state of the
+    batch has KL > ε_KL. After every update the bound holds at every state of the batch: past ``max_fixup_steps``,
+    or if a divergence is not finite, a halving search back to the old policy ends the phase.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or an ``ActorCriticPolicy``.
+    :param env: The environment, or its id; its actions may be of any space that SB3's PPO takes.
+    :param learning_rate: A number, ``"lin_<x>"`` or a function of the remaining progress.
+    :param n_steps: Steps per environment and update.
+    :param batch_size: Minibatch size of the primary phase.
+    :param n_epochs: Passes over the rollout.
+    :param gamma: Discount factor.
+    :param gae_lambda: λ of generalised advantage estimation.
+    :param kl_bound: ε_KL, nats: how far any state's action distribution may move in one update.
+    :param kl_target_coef: C_β ≥ 1: the primary phase aims at ε_KL/C_β.
+    :param beta_init: β at the start of training.
+    :param beta_learning_rate: Adam's for β; 0 keeps β constant.
+    :param kl_statistic: ``"max"``, or ``"mean"`` to bound the batch's mean divergence instead, in β's loss and in
+        the fixup phase.
+    :param kl_direction: ``"old_new"`` for KL(π_old ‖ π), as in the authors' code, or ``"new_old"``, as in the paper.
+    :param fixup: Run the fixup phase after every ``"epoch"``, after the last one (``"update"``), or never (``"off"``;
+        then nothing is guaranteed).
+    :param fixup_batch_size: States per step of the fixup phase.
+    :param max_fixup_steps: Cap of the gradient steps of one fixup phase.
+    :param clip_range_vf: Clipping of the value function as in SB3's PPO, none by default.
+    :param normalize_advantage: Normalise advantages in each minibatch.
+    :param ent_coef: Entropy bonus.
+    :param vf_coef: c_v, weight of the value loss.
+    :param max_grad_norm: Gradient clipping, ``None`` for none.
+    :param use_sde: As in SB3.
+    :param sde_sample_freq: As in SB3.
+    :param rollout_buffer_class: As in SB3.
+    :param rollout_buffer_kwargs: As in SB3.
+    :param stats_window_size: As in SB3.
+    :param tensorboard_log: As in SB3.
+    :param policy_kwargs: As in SB3.
+    :param verbose: As in SB3.
+    :param seed: As in SB3.
+    :param device: As in SB3.
+    :param _init_setup_model: As in SB3.
+    """
+
+    name: ClassVar[str] = "FixPO"
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+    dual: BetaDual
+    compile = False
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        kl_bound: float = 0.5,
+        kl_target_coef: float = 3.0,
+        beta_init: float = 1.0,
+        beta_learning_rate: float = 0.01,
+        kl_statistic: Literal["max", "mean"] = "max",
+        kl_direction: Literal["old_new", "new_old"] = "old_new",
+        fixup: Literal["epoch", "update", "off"] = "epoch",
+        fixup_batch_size: int = 1024,
+        max_fixup_steps: int = 200,
+        clip_range_vf: float | str | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float | None = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=as_schedule("learning_rate", learning_rate),
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.kl_bound = kl_bound
+        self.kl_target_coef = kl_target_coef
+        self.beta_init = beta_init
+        self.beta_learning_rate = beta_learning_rate
+        self.kl_statistic = kl_statistic
+        self.kl_direction = kl_direction
+        self.fixup = fixup
+        self.fixup_batch_size = fixup_batch_size
+        self.max_fixup_steps = max_fixup_steps
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        if _init_setup_model:
+            self._setup_model()
+
+    # --- Algorithm 1 ---
+
+    def train(self) -> None:
+        """Update the policy with the rollout just collected (Algorithm 1)."""
+        self.policy.set_training_mode(True)
+        optimizer, progress = self.policy.optimizer, self._current_progress_remaining
+        self._set_learning_rate(optimizer, self.lr_schedule(progress), "learning_rate")
+        rollout = self._rollout()
+        old = self._action_parameters(rollout)
+        start = _Checkpoint(self.policy, optimizer)
+        stats, fixup_steps = RunningMeans(), 0
+
+        for epoch in range(self.n_epochs):
+            self._primary_phase(rollout, old, stats)
+            if start.restore_unless_finite():
+                self._rollbacks += 1
+                break
+            if self.fixup == "epoch" or (self.fixup == "update" and epoch == self.n_epochs - 1):
+                fixup_steps += self._fixup_phase(rollout, old, start)
+
+        self._n_updates += self.n_epochs
+        self._log_update(rollout, old, stats, fixup_steps)
+
+    def _primary_phase(self, rollout: Rollout, old: ActionParameters, stats: RunningMeans) -> None:
+        """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7)."""
+        forward = DistributionAndValues(self.policy)
+        step = EagerStep(forward, self._primary_loss, self.policy.optimizer, self.max_grad_norm)
+        for minibatch in minibatches((rollout, old), self.batch_size, self.device):
+            scalars = step(*minibatch)
+            self.dual.update(scalars["kl"])
+            stats.add(**scalars)
+
+    def _primary_loss(self, forward: Any, batch: Rollout, old: ActionParameters) -> Loss:
+        """Return L_θ = L_π + c_v·L_VF + sg(β)·L_KL and, as ``kl``, the statistic that L_β looks at."""
+        distribution, values = forward(batch.observations)
+        actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
+        log_prob = distribution.log_prob(actions)
+        kl = self._divergence(action_parameters(distribution), old)
+        advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
+        surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages)
+        critic_loss = value_loss(self._clipped(values.flatten(), batch.old_values), batch.returns)
+        loss = surrogate + self.vf_coef * critic_loss + self.dual.value.to(kl.dtype) * kl.mean()
+        if self.ent_coef != 0:
+            entropy = distribution.entropy()
+            loss = loss - self.ent_coef * (-log_prob if entropy is None else entropy).mean()
+        statistic = kl_statistic(kl, self.kl_statistic)
+        return loss, {"policy_gradient_loss": surrogate, "value_loss": critic_loss, "kl": statistic}
+
+    def _fixup_phase(self, rollout: Rollout, old: ActionParameters, start: _Checkpoint) -> int:
+        """Step on the divergence alone until the trust region holds, whatever it takes (lines 8 to 15).
+
+        In the network's evaluation mode, in which the policy acts. Returns the number of gradient steps.
+        """
+        self.policy.set_training_mode(False)
+        forward, optimizer = DistributionAndValues(self.policy), self.policy.optimizer
+        step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm)
+
+        @th.no_grad()
+        def is_clean(observations: Any, old: ActionParameters) -> bool:
+            kl = self._divergence(action_parameters(forward(observations)[0]).double(), old.double())
+            if not bool(kl.isfinite().all()):
+                raise FloatingPointError
+            return self._obeys_bound(kl)
+
+        def step_both(*chunk: Any) -> None:
+            self.dual.update(step(*chunk)["kl"])
+
+        data = (rollout.observations, old)
+        passes = partial(minibatches, data, self.fixup_batch_size, self.device)
+        steps = step_until_clean(passes, is_clean, step_both, self.max_fixup_steps)
+        self._rollbacks += roll_back(
+            optimizer,
+            self._policy_parameters,
+            start.values(self._policy_parameters),
+            lambda: self._obeys_bound(self._divergence(self._action_parameters(rollout).double(), old.double())),
+        )
+        self.policy.set_training_mode(True)
+        return steps
+
+    def _fixup_loss(self, forward: Any, observations: Any, old: ActionParameters) -> Loss:
+        """Return sg(β)·L_KL."""
+        kl = self._divergence(action_parameters(forward(observations)[0]), old)
+        return self.dual.value.to(kl.dtype) * kl.mean(), {"kl": kl_statistic(kl, self.kl_statistic)}
+
+    def _divergence(self, new: ActionParameters, old: ActionParameters) -> th.Tensor:
+        """Return the divergence that is bounded, in the direction asked for; shape ``(n,)``."""
+        return old.kl(new) if self.kl_direction == "old_new" else new.kl(old)
+
+    def _obeys_bound(self, kl: th.Tensor) -> bool:
+        return bool(kl_statistic(kl, self.kl_statistic) <= self.kl_bound)
+
+    def _clipped(self, values: th.Tensor, old_values: th.Tensor) -> th.Tensor:
+        if self.clip_range_vf is None:
+            return values
+        clip = self._clip_range_vf_schedule(self._current_progress_remaining)
+        return old_values + (values - old_values).clamp(-clip, clip)
+
+    # --- plumbing ---
+
+    def _action_parameters(self, rollout: Rollout) -> ActionParameters:
+        """Return the policy's distributions at all states of the rollout, without gradient."""
+        return join(self._evaluate(lambda x: action_parameters(self.policy.get_distribution(x)), rollout.observations))
+
+    def _log_update(self, rollout: Rollout, old: ActionParameters, stats: RunningMeans, fixup_steps: int) -> None:
+        means = stats.read()
+        means.pop("kl")
+        self._log("train", means)
+        self._log_explained_variance(rollout)
+        acting = self._action_parameters(rollout).double()
+        bounded, kl = self._divergence(acting, old.double()), acting.kl(old.double())
+        entropies = self._evaluate(lambda x: self.policy.get_distribution(x).entropy(), rollout.observations)
+        values = {
+            "kl_mean": kl.mean().item(),
+            "kl_max": kl.max().item(),
+            "violation_fraction": (bounded > self.kl_bound).double().mean().item(),
+        }
+        if entropies[0] is not None:
+            values["entropy"] = th.cat(entropies).mean().item()
+        self._log("trust_region", values)
+        primary_steps = self.n_epochs * -(-len(rollout.returns) // self.batch_size)
+        fixpo = {
+            "kl_max": bounded.max().item(),
+            "kl_bound": self.kl_bound,
+            "beta": self.dual.value.item(),
+            "fixup_steps": fixup_steps,
+            "fixup_share": fixup_steps / (primary_steps + fixup_steps),
+            "rollbacks": self._rollbacks,
+        }
+        self._log("fixpo", fixpo)
+        if hasattr(self.policy, "log_std"):
+            self._log("train", {"std": self.policy.log_std.exp().mean().item()})
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        self._rollbacks = getattr(self, "_rollbacks", 0)
+        if self.clip_range_vf is not None:
+            self._clip_range_vf_schedule = as_schedule("clip_range_vf", self.clip_range_vf)
+        super()._setup_model()
+        self.dual = BetaDual(self.kl_bound, self.kl_target_coef, self.beta_init, self.beta_learning_rate)
+        self.dual.to(self.device)
+        if self.use_sde:
+            self.policy.reset_noise()
+        self._policy_parameters = parameters_behind(
+            self.policy,
+            lambda x: action_parameters(self.policy.get_distribution(x)).total(),
+        )
+
+    def _check_arguments(self) -> None:
+        choices = {
+            "kl_statistic": ("max", "mean"),
+            "kl_direction": ("old_new", "new_old"),
+            "fixup": ("epoch", "update", "off"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {allowed}.")
+        least = {"kl_target_coef": 1, "beta_init": 0, "beta_learning_rate": 0}
+        least |= {"max_fixup_steps": 1, "fixup_batch_size": 1}
+        for name, minimum in least.items():
+            if not getattr(self, name) >= minimum:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {minimum}.")
+        if not self.kl_bound > 0:
+            raise ValueError(f"kl_bound={self.kl_bound} must be positive; a larger bound is a larger trust region.")
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_policy_parameters"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer", "dual", "dual.optimizer"], []
+
+
+class _Checkpoint:
+    """Parameters of a policy and the state of its optimiser before an update."""
+
+    def __init__(self, policy: nn.Module, optimizer: th.optim.Optimizer) -> None:
+        self.policy = policy
+        self.optimizer = optimizer
+        self._values = {p: p.detach().clone() for p in policy.parameters()}
+        self._state = copy.deepcopy(optimizer.state_dict())
+
+    def values(self, parameters: list[nn.Parameter]) -> list[th.Tensor]:
+        """Return the values that some of the parameters had."""
+        return [self._values[p] for p in parameters]
+
+    @th.no_grad()
+    def restore_unless_finite(self) -> bool:
+        """Put everything back if a parameter is not finite, and return whether it was so."""
+        if all(bool(p.isfinite().all()) for p in self._values):
+            return False
+        for p, value in self._values.items():
+            p.copy_(value)
+        self.optimizer.load_state_dict(self._state)
+        return True
