@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -22,7 +23,7 @@ from sb3_trl.penalty import bernoulli_kl, categorical_kl
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.gaussian import kl as gaussian_kl
 
-__all__ = ["ActionParameters", "action_parameters", "join"]
+__all__ = ["ActionParameters", "action_parameters", "join", "without_validation"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class ActionParameters:
     def __getitem__(self, index: Tensor | slice) -> ActionParameters:
         """Return the parameters at some of the states."""
         return ActionParameters(tuple(t[index] for t in self.tensors), self.divergence)
+
+
+@contextmanager
+def without_validation() -> Iterator[None]:
+    """Let torch's distributions take numbers that are not finite, which the caller deals with."""
+    setting = th.distributions.Distribution._validate_args
+    th.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        th.distributions.Distribution.set_default_validate_args(setting)
 
 
 def join(parts: Sequence[ActionParameters]) -> ActionParameters:

@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import nn
 
-from sb3_trl.action_parameters import ActionParameters, action_parameters, join
+from sb3_trl.action_parameters import ActionParameters, action_parameters, join, without_validation
 from sb3_trl.enforcement import roll_back, step_until_clean
 from sb3_trl.losses import normalize, surrogate_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
@@ -162,6 +162,7 @@ class FixPO(TrustRegionAlgorithm):
 
     # --- Algorithm 1 ---
 
+    @without_validation()
     def train(self) -> None:
         """Update the policy with the rollout just collected (Algorithm 1)."""
         self.policy.set_training_mode(True)
