@@ -19,7 +19,7 @@ class DiscreteActionsEnv(PointEnv):
 
 
 VALUE_ERRORS = [
-    ({"projection": "wassertein"}, r"projection='wassertein' is unknown: choose one of 'kl', 'w2', 'frobenius'"),
+    ({"projection": "wassertein"}, r"projection='wassertein' is unknown: choose one of .*'w2'.*, None, or pass a"),
     ({"mean_bound": 0.0}, r"mean_bound=0.0 must be positive"),
     ({"mean_bound": -0.03}, r"mean_bound=-0.03 must be positive"),
     ({"cov_bound": 0}, r"cov_bound=0 must be positive"),
