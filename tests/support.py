@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from sb3_trl import TRPL
@@ -187,13 +189,23 @@ def all_equal(a: dict[str, th.Tensor], b: dict[str, th.Tensor]) -> bool:
     return a.keys() == b.keys() and all(th.equal(a[key], b[key]) for key in a)
 
 
+def double(gaussian: Gaussian) -> Gaussian:
+    return gaussian.with_scale(gaussian.scale.double(), gaussian.mean.double())
+
+
 @th.no_grad()
 def gaussian(model: TRPL, observations: Any) -> Gaussian:
     """Return the acting policy at observations, a copy in float64."""
-    g = model.policy.gaussian(observations)
-    return g.with_scale(g.scale.double().clone(), g.mean.double().clone())
+    return double(model.policy.gaussian(observations))
 
 
 def distances(projection: Projection, p: Gaussian, q: Gaussian) -> tuple[th.Tensor, th.Tensor]:
     mean, cov = projection.distance(p, q)
     return mean, cov.expand_as(mean)
+
+
+def event_file(folder: Path) -> EventAccumulator:
+    """Return the TensorBoard events in a folder."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events

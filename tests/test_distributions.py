@@ -3,6 +3,7 @@ import math
 import pytest
 import torch as th
 from stable_baselines3.common.distributions import Distribution, kl_divergence
+from support import double
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from sb3_trl import ProjectedGaussianDistribution
@@ -17,7 +18,6 @@ from sb3_trl.projections import (
     WassersteinProjection,
 )
 from sb3_trl.projections.gaussian import kl
-from sb3_trl.trust_region import widen
 
 BATCH, DIM = 7, 3
 CASES = [(covariance, contextual) for covariance in ("diag", "full") for contextual in (False, True)]
@@ -110,14 +110,14 @@ def test_projected_obeys_the_bounds_and_leaves_the_original(covariance, contextu
     layer = TrustRegionLayer(projection)
     projected = new.projected(layer, old)
     assert isinstance(projected, ProjectedGaussianDistribution)
-    assert not projection.is_inside(widen(gaussian), widen(old.gaussian)).any()
-    assert projection.is_inside(widen(projected.gaussian), widen(old.gaussian)).all()
+    assert not projection.is_inside(double(gaussian), double(old.gaussian)).any()
+    assert projection.is_inside(double(projected.gaussian), double(old.gaussian)).all()
     assert new.gaussian is gaussian
     assert th.equal(new.gaussian.mean, mean)
     assert th.equal(new.gaussian.scale, scale)
     # Bounds of the moment replace the projection's own; a Gaussian will do as the old policy.
     tighter = new.projected(layer, old.gaussian, mean_bound=1e-3, cov_bound=1e-4)
-    assert projection.is_inside(widen(tighter.gaussian), widen(old.gaussian), 1e-3, 1e-4).all()
+    assert projection.is_inside(double(tighter.gaussian), double(old.gaussian), 1e-3, 1e-4).all()
 
 
 @all_cases
@@ -141,7 +141,7 @@ def test_works_with_the_kl_divergence_of_sb3(covariance, contextual):
     p, q = make_distribution(covariance, contextual), make_distribution(covariance, contextual)
     divergence = kl_divergence(p, q)
     assert divergence.shape == (BATCH,)
-    mean_part, cov_part = kl(widen(p.gaussian), widen(q.gaussian))
+    mean_part, cov_part = kl(double(p.gaussian), double(q.gaussian))
     th.testing.assert_close(divergence.double(), mean_part + cov_part, rtol=1e-4, atol=1e-5)
     exact = th.distributions.kl_divergence(reference(p), reference(q))
     th.testing.assert_close(mean_part + cov_part, exact)

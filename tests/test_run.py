@@ -5,8 +5,18 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
-from support import KINDS, SHARED, PointEnv, Recorder, all_equal, make_model, parameters, train_and_record, vec_env
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support import (
+    KINDS,
+    SHARED,
+    PointEnv,
+    Recorder,
+    all_equal,
+    event_file,
+    make_model,
+    parameters,
+    train_and_record,
+    vec_env,
+)
 
 from sb3_trl import TRPL, StateBound
 
@@ -122,12 +132,6 @@ def test_the_log(tmp_path):
     for log in logs:
         assert log.keys() >= TRUST_REGION_KEYS | TRAIN_KEYS
     assert [log["train/n_updates"] for log in logs] == [2, 4, 6]
-
-
-def event_file(folder) -> EventAccumulator:
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return events
 
 
 def test_tensorboard(tmp_path):

@@ -715,8 +715,11 @@ class MeanOnly(KLProjection):
 class Rectangle(Projection):
     """A trust region with corners: the largest step of any dimension, relative to the old σ."""
 
-    def distance(self, p: Gaussian, q: Gaussian) -> tuple[th.Tensor, th.Tensor]:
-        return ((p.mean - q.mean) / q.std).abs().amax(-1), (p.std / q.std - 1).abs().amax(-1)
+    def mean_distance(self, p: Gaussian, q: Gaussian) -> th.Tensor:
+        return ((p.mean - q.mean) / q.std).abs().amax(-1)
+
+    def cov_distance(self, p: Gaussian, q: Gaussian) -> th.Tensor:
+        return (p.std / q.std - 1).abs().amax(-1)
 
     def project_mean(self, new: Gaussian, old: Gaussian, bound) -> th.Tensor:
         limit = 0.999 * th.as_tensor(bound, dtype=new.mean.dtype).unsqueeze(-1) * old.std
@@ -746,11 +749,11 @@ def test_a_projection_of_ones_own(contextual):
 
 def test_a_projection_of_ones_own_for_diagonals_only():
     class DiagonalOnly(Projection):
-        distance = KLProjection.distance
+        cov_distance = KLProjection.cov_distance
         project_std = KLProjection.project_std
 
     model = make_model(projection=DiagonalOnly(), policy_kwargs={"covariance": "full"}, **FAST)
-    with pytest.raises(NotImplementedError, match="DiagonalOnly projects diagonal covariances only"):
+    with pytest.raises(NotImplementedError, match="DiagonalOnly does not project full covariances"):
         model.learn(64)
 
 

@@ -1,0 +1,182 @@
+import argparse
+import inspect
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from support import event_file
+
+from sb3_trl import TRPL
+
+pytest.importorskip("rl_zoo3")
+
+import rl_zoo3.enjoy
+import rl_zoo3.exp_manager
+import rl_zoo3.utils
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_trl.zoo import cli
+from sb3_trl.zoo.experiment import Experiment
+from sb3_trl.zoo.registry import algorithms, hyperparameter_file, hyperparameter_files, register
+
+# --- the registry ---
+
+
+def test_every_algorithm_has_a_key():
+    assert algorithms()["trpl"] is TRPL
+    assert all(key == cls.__name__.lower() for key, cls in algorithms().items())
+
+
+def test_registration_reaches_every_module_of_the_zoo():
+    before = dict(rl_zoo3.utils.ALGOS)
+    register()
+    register()
+    for module in (rl_zoo3.utils, rl_zoo3.exp_manager, rl_zoo3.enjoy):
+        assert module.ALGOS["trpl"] is TRPL
+        assert module.ALGOS["ppo"] is PPO
+    assert rl_zoo3.utils.ALGOS.keys() == before.keys() | algorithms().keys()
+
+
+def test_the_command_is_installed():
+    (script,) = entry_points(group="console_scripts", name="sb3-trl")
+    assert script.load() is cli.main
+
+
+# --- YAML files ---
+
+
+@pytest.mark.parametrize("name", ["trpl", "trpl.yml"])
+def test_files_are_found_by_name(name):
+    path = hyperparameter_file(name)
+    assert path.name == "trpl.yml"
+    assert "HalfCheetah-v5" in yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.yml", "trpl.yaml.yml", "../pyproject.toml", ""])
+def test_other_names_are_not_found(name):
+    assert hyperparameter_file(name) is None
+
+
+def test_every_algorithm_has_a_file():
+    for key in algorithms():
+        assert hyperparameter_file(key) is not None
+
+
+ENTRIES = [(name, env) for name, path in hyperparameter_files().items() for env in yaml.safe_load(path.read_text())]
+#: Environments for entries that name none, and what has to be installed for them.
+STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
+REQUIREMENTS = {"atari": "ale_py"}
+
+
+@pytest.mark.parametrize(("name", "env"), ENTRIES, ids=lambda x: str(x))
+def test_every_entry_makes_its_model(tmp_path, name, env):
+    if env in REQUIREMENTS:
+        pytest.importorskip(REQUIREMENTS[env])
+    content = yaml.safe_load(hyperparameter_file(name).read_text())
+    entry = content[env]
+    env = next(stand_in for stand_in in STAND_INS.get(env, [env]) if stand_in == env or stand_in not in content)
+    register()
+    algo = name.partition(".")[0].partition("_")[0]
+    experiment = Experiment(
+        argparse.Namespace(), algo, env, str(tmp_path), n_timesteps=-1, config=name, verbose=0, device="cpu"
+    )
+    model, _ = experiment.setup_experiment()
+    assert isinstance(model, rl_zoo3.utils.ALGOS[algo])
+    assert experiment.n_timesteps == entry["n_timesteps"]
+    arguments = inspect.signature(type(model)).parameters
+    for key, value in entry.items():
+        if key in arguments and isinstance(value, (int, float)):
+            kept = getattr(model, key)
+            assert value == (kept(1.0) if callable(kept) else kept), key
+    assert isinstance(model.get_env(), VecNormalize) == bool(entry.get("normalize"))
+    assert model.n_envs == entry.get("n_envs", 1)
+    model.get_env().close()
+
+
+# --- training from the command line ---
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short training run in a folder of its own."""
+    folder = tmp_path_factory.mktemp("zoo")
+    command = "train --algo trpl --env Pendulum-v1 -n 2048 --seed 3 --eval-freq 1000 --eval-episodes 1 --save-freq 1024"
+    command += " --tensorboard-log runs --num-threads 1 --device cpu -params n_envs:2 n_steps:512 n_epochs:2"
+    command = [sys.executable, "-m", "sb3_trl.zoo.cli", *command.split()]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder, result.stdout
+
+
+def files(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_file_of_a_run(run):
+    folder, _ = run
+    expected = {
+        "Pendulum-v1.zip",
+        "best_model.zip",
+        "evaluations.npz",
+        "0.monitor.csv",
+        "1.monitor.csv",
+        "rl_model_1024_steps.zip",
+        "rl_model_2048_steps.zip",
+        *(f"Pendulum-v1/{name}" for name in ("args.yml", "command.txt", "config.yml", "vecnormalize.pkl")),
+    }
+    assert files(folder / "logs" / "trpl" / "Pendulum-v1_1") == expected
+    assert len(files(folder) - {f"logs/trpl/Pendulum-v1_1/{name}" for name in expected}) == 1, "and the event file"
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "best_model", "rl_model_1024_steps"])
+def test_the_models_of_a_run(run, name):
+    model = TRPL.load(run[0] / "logs" / "trpl" / "Pendulum-v1_1" / f"{name}.zip", device="cpu")
+    assert 1000 <= model.num_timesteps <= 2048
+    assert (model.n_steps, model.n_epochs, model.seed) == (512, 2, 3)
+    assert model.predict(np.zeros(3, np.float32), deterministic=True)[0].shape == (1,)
+
+
+def test_the_final_model_is_the_last_checkpoint_plus_its_update(run):
+    names = ("Pendulum-v1.zip", "rl_model_2048_steps.zip")
+    final, checkpoint = (TRPL.load(run[0] / "logs" / "trpl" / "Pendulum-v1_1" / name, device="cpu") for name in names)
+    assert final.num_timesteps == checkpoint.num_timesteps == 2048
+    assert final._n_updates == checkpoint._n_updates + 2
+    observation = th.zeros(1, 3)
+    assert not th.equal(final.policy.gaussian(observation).mean, checkpoint.policy.gaussian(observation).mean)
+
+
+def test_the_settings_of_a_run(run):
+    folder = run[0] / "logs" / "trpl" / "Pendulum-v1_1" / "Pendulum-v1"
+    config = dict(yaml.unsafe_load((folder / "config.yml").read_text()))
+    entry = yaml.safe_load(hyperparameter_file("trpl").read_text())
+    expected = entry.get("Pendulum-v1", entry["default"]) | {"n_envs": 2, "n_steps": 512, "n_epochs": 2}
+    assert config == expected
+    assert yaml.unsafe_load((folder / "args.yml").read_text())["algo"] == "trpl"
+    assert "--algo trpl --env Pendulum-v1" in (folder / "command.txt").read_text()
+
+
+def test_the_statistics_of_a_run(run):
+    folder = run[0] / "logs" / "trpl" / "Pendulum-v1_1"
+    env = VecNormalize.load(folder / "Pendulum-v1" / "vecnormalize.pkl", DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    assert env.obs_rms.count > 2048
+    evaluations = np.load(folder / "evaluations.npz")
+    assert evaluations["timesteps"].tolist() == [1000, 2000]
+    assert evaluations["results"].shape == (2, 1)
+    monitor = (folder / "0.monitor.csv").read_text().splitlines()
+    assert monitor[1] == "r,l,t"
+    assert len(monitor) == 2 + 1024 // 200
+
+
+def test_the_log_of_a_run(run):
+    folder, printed = run
+    events = event_file(folder / "runs" / "Pendulum-v1" / "TRPL_1")
+    for key in ("trust_region/kl_mean", "train/value_loss", "eval/mean_reward", "rollout/ep_rew_mean"):
+        assert len(events.Scalars(key)) >= 1
+        assert key.partition("/")[2] in printed
