@@ -21,24 +21,23 @@ def control_entropy(gaussian: Gaussian, bound: Tensor | float, equality: bool = 
     H ≥ β the Gaussian comes back bit for bit.
 
     :param gaussian: ``(*batch, d)``.
-    :param bound: β in nats, of the whole action, a number or ``(*batch,)``.
+    :param bound: β in nats, of the whole action, a number or ``(*batch,)``. One per state makes a
+        non-contextual scale contextual.
     :param equality: Scale everywhere, also where the entropy is above β.
     """
-    entropy = gaussian.with_scale(gaussian.scale, gaussian.mean.new_zeros(gaussian.dim)).entropy()
-    if gaussian.is_contextual:
-        entropy = gaussian.entropy()
-    factor = torch.exp((bound - entropy) / gaussian.dim)
-    for _ in range(gaussian.scale.dim() - max(gaussian.scale.dim() - (1 if gaussian.is_diagonal else 2), 0)):
-        factor, entropy = factor.unsqueeze(-1), entropy.unsqueeze(-1)
-    scaled = gaussian.scale * factor
-    return gaussian.with_scale(scaled if equality else torch.where(entropy < bound, scaled, gaussian.scale))
+    shortfall = bound - gaussian.scale_entropy
+    if not equality:
+        shortfall = shortfall.clamp(min=0)
+    return gaussian.scaled(torch.exp(shortfall / gaussian.dim))
 
 
 @dataclass(frozen=True)
 class EntropySchedule:
     """How the entropy bound falls from the first batch's entropy to its target.
 
-    ``"exp"``: β = κd + (H₀ − κd)·τ^(10 p) (section 5 of Otto et al., 2021); ``"linear"``: β = H₀ + p(κd − H₀).
+    ``"exp"``: β = κd + (H₀ − κd)·τ^(10 p) (section 5 of Otto et al., 2021).
+    ``"linear"``: β = H₀ + p(κd − H₀).
+
     p is training progress from 0 to 1; beyond the end β stays where it is.
 
     :param kind: ``"exp"`` or ``"linear"``.

@@ -13,9 +13,20 @@ import math
 import torch
 from torch import Tensor
 
-from sb3_trl.projections.spectral import spd_sqrt
+from sb3_trl.projections.matrices import inverse_tril, matvec
+from sb3_trl.projections.spectral import sqrt_difference
 
-__all__ = ["Gaussian", "frobenius", "kl", "mahalanobis", "wasserstein"]
+__all__ = [
+    "Gaussian",
+    "frobenius",
+    "frobenius_covariance",
+    "kl",
+    "kl_covariance",
+    "mahalanobis",
+    "wasserstein",
+    "wasserstein_covariance",
+    "whitened_difference",
+]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -28,24 +39,22 @@ class Gaussian:
     :param mean: ``(*batch, d)``.
     :param std: Standard deviations, ``(*batch, d)`` or ``(d,)``, positive.
     :param scale_tril: Cholesky factors, ``(*batch, d, d)`` or ``(d, d)``.
-    :raises ValueError: if not exactly one scale is given or the shapes do not fit.
+    :raises ValueError: if not exactly one scale is given, or its shape does not fit the mean's.
     """
 
-    __slots__ = ("_tril", "mean", "std")
+    __slots__ = ("_inverse", "_tril", "mean", "std")
 
     def __init__(self, mean: Tensor, std: Tensor | None = None, scale_tril: Tensor | None = None) -> None:
         if (std is None) == (scale_tril is None):
-            raise ValueError(
-                "Gaussian takes exactly one of std= (diagonal) and scale_tril= (full covariance)."
-            )
-        dim = mean.shape[-1]
-        if std is not None and std.shape[-1:] != (dim,):
-            raise ValueError(f"std has shape {tuple(std.shape)}, but the mean has {dim} dimensions.")
-        if scale_tril is not None and scale_tril.shape[-2:] != (dim, dim):
-            raise ValueError(f"scale_tril has shape {tuple(scale_tril.shape)}, expected (..., {dim}, {dim}).")
+            raise ValueError("Gaussian takes exactly one of std= (diagonal) and scale_tril= (full covariance).")
+        if std is not None:
+            _check_shapes(mean, "std", std, 1)
+        elif scale_tril is not None:
+            _check_shapes(mean, "scale_tril", scale_tril, 2)
         self.mean = mean
         self.std = std
         self._tril = scale_tril
+        self._inverse: Tensor | None = None
 
     def __repr__(self) -> str:
         kind, scale = ("std", self.std) if self.std is not None else ("scale_tril", self._tril)
@@ -76,6 +85,13 @@ class Gaussian:
         return torch.diag_embed(self.std) if self.std is not None else self.scale
 
     @property
+    def inverse_tril(self) -> Tensor:
+        """L⁻¹ in float64, without gradient; computed once."""
+        if self._inverse is None:
+            self._inverse = inverse_tril(self.scale_tril.detach().double())
+        return self._inverse
+
+    @property
     def covariance(self) -> Tensor:
         """The covariance matrix Σ."""
         return torch.diag_embed(self.std.square()) if self.std is not None else self.scale @ self.scale.mT
@@ -96,6 +112,15 @@ class Gaussian:
         mean = self.mean if mean is None else mean
         return Gaussian(mean, std=scale) if self.is_diagonal else Gaussian(mean, scale_tril=scale)
 
+    def scaled(self, factor: Tensor) -> Gaussian:
+        """Return the Gaussian with its scale times ``factor``, a scalar or one number per state."""
+        factor = factor.to(self.scale.dtype)
+        return self.with_scale(self.scale * (factor[..., None] if self.is_diagonal else factor[..., None, None]))
+
+    def double(self) -> Gaussian:
+        """Return the Gaussian in float64."""
+        return self.with_scale(self.scale.double(), self.mean.double())
+
     def detach(self) -> Gaussian:
         """Return the same Gaussian without its gradient history."""
         return self.with_scale(self.scale.detach(), self.mean.detach())
@@ -113,80 +138,117 @@ class Gaussian:
             return torch.linalg.solve_triangular(self.scale.mT, rows, upper=True, left=False).reshape(x.shape)
         return torch.linalg.solve_triangular(self.scale, x.unsqueeze(-1), upper=False).squeeze(-1)
 
+    def unwhiten(self, x: Tensor) -> Tensor:
+        """Return Lx for vectors ``x``, ``(*batch, d)``."""
+        if self.std is not None:
+            return self.std * x
+        return matvec(self.scale, x)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of ``x`` in nats; shape ``(*batch,)``."""
         squared = self.whiten(x - self.mean).square().sum(-1)
         return -0.5 * squared - (self.log_det_scale + 0.5 * self.dim * _LOG_2PI)
 
+    @property
+    def scale_entropy(self) -> Tensor:
+        """H = ½ d log(2πe) + ½ log det Σ in nats, in the shape of the scale's batch."""
+        return self.log_det_scale + 0.5 * self.dim * (1 + _LOG_2PI)
+
     def entropy(self) -> Tensor:
         """H = ½ d log(2πe) + ½ log det Σ in nats; shape ``(*batch,)``."""
-        entropy = self.log_det_scale + 0.5 * self.dim * (1 + _LOG_2PI)
-        return entropy.expand(self.mean.shape[:-1])
+        entropy = self.scale_entropy
+        return entropy.expand(torch.broadcast_shapes(self.mean.shape[:-1], entropy.shape))
 
     def sample(self) -> Tensor:
         """Draw ``mean + L·noise``, differentiable in mean and scale; shape ``(*batch, d)``."""
-        noise = torch.randn_like(self.mean)
-        if self.std is not None:
-            return self.mean + self.std * noise
-        return self.mean + (self.scale @ noise.unsqueeze(-1)).squeeze(-1)
+        return self.mean + self.unwhiten(torch.randn_like(self.mean))
 
 
 def mahalanobis(p: Gaussian, q: Gaussian) -> Tensor:
-    """(μ_p − μ_q)ᵀ Σ_q⁻¹ (μ_p − μ_q), the *squared* Mahalanobis distance of the means; shape ``(*batch,)``."""
+    """(μ_p − μ_q)ᵀ Σ_q⁻¹ (μ_p − μ_q), the *squared* Mahalanobis distance of the means; ``(*batch,)``."""
     return q.whiten(p.mean - q.mean).square().sum(-1)
 
 
 def kl(p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
-    """KL(p ‖ q) in nats, split: ½ Mahalanobis², and ½ [tr(Σ_q⁻¹Σ_p) − d − log det(Σ_q⁻¹Σ_p)].
-
-    Written in r − 1 (diagonal) so that nearly equal variances lose no digits. Zero for p = q.
-    """
-    _check_kinds(p, q)
-    if p.std is not None and q.std is not None:
-        y = (p.std - q.std) * (p.std + q.std) / q.std.square()
-        cov = 0.5 * (y - torch.log1p(y)).sum(-1)
-    else:
-        whitened = whitened_tril(p, q)
-        log_det = whitened.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        cov = 0.5 * (whitened.square().sum((-2, -1)) - p.dim) - log_det
-    return 0.5 * mahalanobis(p, q), cov
+    """KL(p ‖ q) in nats, split into ½ Mahalanobis² and ``kl_covariance``; zero for p = q."""
+    return 0.5 * mahalanobis(p, q), kl_covariance(p, q)
 
 
 def wasserstein(p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
-    """W2² in the metric of Σ_q, split: Mahalanobis², and ‖C^½ − I‖²_F with C = L_q⁻¹ Σ_p L_q⁻ᵀ.
-
-    The second part equals tr(Σ_q⁻¹Σ_p + I − 2 Σ_q⁻¹(Σ_q^½ Σ_p Σ_q^½)^½) of section 3 of Otto et al.
-    (2021) where the matrices commute, and is ‖σ_p/σ_q − 1‖² for diagonal covariances.
-    """
-    _check_kinds(p, q)
-    if p.std is not None and q.std is not None:
-        cov = ((p.std - q.std) / q.std).square().sum(-1)
-    else:
-        whitened = whitened_tril(p, q)
-        root = spd_sqrt(whitened @ whitened.mT)
-        cov = (root - torch.eye(p.dim, dtype=root.dtype, device=root.device)).square().sum((-2, -1))
-    return mahalanobis(p, q), cov
+    """W2² in the metric of Σ_q, split into Mahalanobis² and ``wasserstein_covariance``."""
+    return mahalanobis(p, q), wasserstein_covariance(p, q)
 
 
 def frobenius(p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
-    """Frobenius distance of section 3 of Otto et al. (2021), split: Mahalanobis², and ‖Σ_p − Σ_q‖²_F."""
+    """Frobenius distance of section 3 of Otto et al. (2021): Mahalanobis² and ``frobenius_covariance``."""
+    return mahalanobis(p, q), frobenius_covariance(p, q)
+
+
+def kl_covariance(p: Gaussian, q: Gaussian) -> Tensor:
+    """½ [tr(Σ_q⁻¹Σ_p) − d − log det(Σ_q⁻¹Σ_p)] in nats, shape of the scales' batch.
+
+    With E = L_q⁻¹(L_p − L_q) it is ½‖E‖²_F + Σ (E_ii − log(1 + E_ii)), in which a small difference keeps its
+    digits, and which is zero with zero gradient where the scales are equal. The diagonal case is the same.
+    """
+    e = whitened_difference(p, q)
+    diagonal = e if p.is_diagonal else e.diagonal(dim1=-2, dim2=-1)
+    return 0.5 * e.square().sum(_event_dims(p)) + (diagonal - torch.log1p(diagonal)).sum(-1)
+
+
+def wasserstein_covariance(p: Gaussian, q: Gaussian) -> Tensor:
+    """‖C^½ − I‖²_F with C = L_q⁻¹ Σ_p L_q⁻ᵀ, shape of the scales' batch; ‖σ_p/σ_q − 1‖² if diagonal.
+
+    Equals tr(Σ_q⁻¹Σ_p + I − 2Σ_q⁻¹(Σ_q^½ Σ_p Σ_q^½)^½) of section 3 of Otto et al. (2021) where the matrices
+    commute.
+    """
+    e = whitened_difference(p, q)
+    if not p.is_diagonal:
+        e = sqrt_difference(e + e.mT + e @ e.mT)
+    return e.square().sum(_event_dims(p))
+
+
+def frobenius_covariance(p: Gaussian, q: Gaussian) -> Tensor:
+    """‖Σ_p − Σ_q‖²_F, shape of the scales' batch.
+
+    Σ_p − Σ_q is the symmetric part of (L_p − L_q)(L_p + L_q)ᵀ, which keeps the digits of a small difference.
+    """
     _check_kinds(p, q)
-    if p.std is not None and q.std is not None:
-        cov = ((p.std - q.std) * (p.std + q.std)).square().sum(-1)
-    else:
-        # Σ_p − Σ_q = ½[(L_p − L_q)(L_p + L_q)ᵀ + transpose], which keeps the digits of a small difference.
-        half = (p.scale - q.scale) @ (p.scale + q.scale).mT
-        cov = (0.5 * (half + half.mT)).square().sum((-2, -1))
-    return mahalanobis(p, q), cov
+    if p.is_diagonal:
+        return ((p.scale - q.scale) * (p.scale + q.scale)).square().sum(-1)
+    half = (p.scale - q.scale) @ (p.scale + q.scale).mT
+    return (0.5 * (half + half.mT)).square().sum((-2, -1))
 
 
-def whitened_tril(p: Gaussian, q: Gaussian) -> Tensor:
-    """L_q⁻¹ L_p, the Cholesky factor of Σ_p in the metric of Σ_q."""
-    return torch.linalg.solve_triangular(q.scale, p.scale, upper=False)
+def whitened_difference(p: Gaussian, q: Gaussian) -> Tensor:
+    """E = L_q⁻¹(L_p − L_q), lower-triangular; its diagonal, σ_p/σ_q − 1, for diagonal covariances."""
+    _check_kinds(p, q)
+    if p.is_diagonal:
+        return (p.scale - q.scale) / q.scale
+    return torch.linalg.solve_triangular(q.scale, p.scale - q.scale, upper=False)
+
+
+def _event_dims(gaussian: Gaussian) -> tuple[int, ...]:
+    return (-1,) if gaussian.is_diagonal else (-2, -1)
 
 
 def _check_kinds(p: Gaussian, q: Gaussian) -> None:
     if p.is_diagonal != q.is_diagonal:
+        raise ValueError("One Gaussian is diagonal and the other full: build both with std= or both with scale_tril=.")
+
+
+def _check_shapes(mean: Tensor, name: str, scale: Tensor, event_dims: int) -> None:
+    event = mean.shape[-1:] * event_dims
+    if scale.shape[-event_dims:] != event:
         raise ValueError(
-            "One Gaussian is diagonal and the other full: build both with std= or both with scale_tril=."
+            f"{name} has shape {tuple(scale.shape)} and the mean {tuple(mean.shape)}: "
+            f"{name} must end in {tuple(event)}."
         )
+    batch = scale.shape[:-event_dims]
+    if batch and batch != mean.shape[:-1]:
+        try:
+            torch.broadcast_shapes(batch, mean.shape[:-1])
+        except RuntimeError:
+            raise ValueError(
+                f"{name} has shape {tuple(scale.shape)} and the mean {tuple(mean.shape)}: give one scale per mean, "
+                f"or a single one of shape {tuple(event)}."
+            ) from None

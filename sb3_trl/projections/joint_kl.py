@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from sb3_trl.projections.gaussian import Gaussian, kl
-from sb3_trl.projections.kl import interpolate_precision, inverse_cholesky, reachable_bound
-from sb3_trl.projections.projection import Bound, Projection, relative_size
-from sb3_trl.projections.root import find_root, kl_root_differentiable, upper_limit
+from sb3_trl.projections.gaussian import Gaussian, kl, kl_covariance, mahalanobis
+from sb3_trl.projections.kl import inverse_cholesky, precision_difference, reachable_bound
+from sb3_trl.projections.matrices import matvec, relative_size
+from sb3_trl.projections.projection import Bound, Projection, check_pair, with_valid_scale
+from sb3_trl.projections.root import find_root, implicit_gradient, pole_limit
+from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["JointKLProjection"]
 
@@ -23,7 +30,7 @@ class JointKLProjection(Projection):
 
     Given t, the entropy bound alone gives κ in closed form: the larger of 1 and the κ at which H(π̃) = β (the
     latter always, for an entropy *equality*). What is left is one increasing equation, KL(t) = ε. Mean and
-    scale depend on each other, so a non-contextual scale becomes contextual.
+    scale depend on each other, so a non-contextual scale becomes contextual. Computed in float64.
 
     Where no Gaussian in the ball has entropy β, the trust region is honoured: the result is the old policy
     with its covariance scaled to the edge of the ball, towards β (see ``is_infeasible``).
@@ -42,33 +49,38 @@ class JointKLProjection(Projection):
     ) -> Gaussian:
         """Return the projection of ``new``; see ``Projection``.
 
-        :param entropy_bound: β in nats, no entropy constraint if ``None``.
+        :param entropy_bound: β in nats, a number or one per state; no entropy constraint if ``None``.
         :param entropy_equality: Constrain H(π̃) = β instead of H(π̃) ≥ β.
         """
+        check_pair(new, old)
         old = old.detach()
-        batch = torch.broadcast_shapes(new.mean.shape[:-1], old.mean.shape[:-1])
-        epsilon = self._bound(mean_bound, cov_bound).double().to(new.mean.device).expand(batch)
-        problem = _Problem(_widen(new, batch), _widen(old, batch), entropy_bound, entropy_equality)
-        inside = problem.satisfies(new, old, epsilon)
-        rounding = torch.finfo(new.mean.dtype).eps * _size(old).expand(batch)
-        mean, scale = problem.solve(reachable_bound(epsilon, rounding), inside)
-        kept = new.scale.expand(*batch, *new.scale.shape[-1 if new.is_diagonal else -2 :])
-        inside_scale = inside[..., None] if new.is_diagonal else inside[..., None, None]
-        return new.with_scale(
-            torch.where(inside_scale, kept, scale.to(kept.dtype)),
-            torch.where(inside[..., None], new.mean, mean.to(new.mean.dtype)),
+        new = with_valid_scale(new, old)
+        problem = _Constraints(
+            self._bound(new, mean_bound, cov_bound), _log_kappa_at_old(old, entropy_bound), entropy_equality
         )
+        inside = problem.satisfied(new.double(), old.double())
+        new = _expand(new, inside.shape)
+        if can_branch(inside) and bool(inside.all()):
+            return new
+        path = _DiagonalPath if new.is_diagonal else _FullPath
+        wide, wide_old = new.double(), _expand(old.double(), inside.shape)
+        rounding = 0.5 * torch.finfo(new.mean.dtype).eps * _size(wide_old)
+        return choose(inside, new, path(wide, wide_old).solve(problem.with_margin(rounding), inside))
 
-    def distance(self, p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
-        """Return the two parts of KL(p ‖ q) in nats; their sum is what is bounded."""
-        return kl(p, q)
+    def mean_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
+        """Return ½ Mahalanobis², the mean part of KL(p ‖ q) in nats."""
+        return 0.5 * mahalanobis(p, q)
+
+    def cov_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
+        """Return the covariance part of KL(p ‖ q) in nats; the sum of both parts is what is bounded."""
+        return kl_covariance(p, q)
 
     def is_inside(
         self, p: Gaussian, q: Gaussian, mean_bound: Bound | None = None, cov_bound: Bound | None = None
     ) -> Tensor:
-        """Return, for each state, whether KL(p ‖ q) is within the ball."""
-        mean, cov = self.distance(p, q)
-        return mean + cov <= self._bound(mean_bound, cov_bound).to(mean.device)
+        """Return, for each state, whether KL(p ‖ q) ≤ ε, measured in float64; shape ``(*batch,)``."""
+        mean, cov = self.distance(p.double(), q.double())
+        return mean + cov <= self._bound(p, mean_bound, cov_bound)
 
     def is_infeasible(
         self,
@@ -79,166 +91,201 @@ class JointKLProjection(Projection):
         cov_bound: Bound | None = None,
     ) -> Tensor:
         """Return for which states no Gaussian in the ball around ``old`` meets the entropy bound."""
-        log_kappa = _kappa_at_old(old, entropy_bound, equality)
-        least = 0.5 * old.dim * (torch.expm1(log_kappa) - log_kappa)
-        return least > self._bound(mean_bound, cov_bound).to(least.device)
+        log_kappa = _log_kappa_at_old(old, entropy_bound)
+        problem = _Constraints(self._bound(old, mean_bound, cov_bound), log_kappa, equality)
+        infeasible = problem.least_divergence(old.dim) > problem.epsilon
+        return infeasible.expand(torch.broadcast_shapes(infeasible.shape, old.mean.shape[:-1]))
 
-    def project_std(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
-        """Not separable: mean and covariance are projected together by calling the projection."""
-        raise NotImplementedError("JointKLProjection projects mean and covariance together: call it.")
-
-    def _bound(self, mean_bound: Bound | None, cov_bound: Bound | None) -> Tensor:
-        mean_bound = self.mean_bound if mean_bound is None else mean_bound
-        return torch.as_tensor(mean_bound + (self.cov_bound if cov_bound is None else cov_bound))
+    def _bound(self, gaussian: Gaussian, mean_bound: Bound | None, cov_bound: Bound | None) -> Tensor:
+        mean = self.mean_bound if mean_bound is None else mean_bound
+        cov = self.cov_bound if cov_bound is None else cov_bound
+        return torch.as_tensor(mean + cov, dtype=torch.float64, device=gaussian.mean.device)
 
 
-class _Problem:
-    """The projection of one batch in the metric of its old policy, float64, diagonal or full."""
+@dataclass(frozen=True)
+class _Constraints:
+    """KL(π̃ ‖ π_old) ≤ ε and H(π̃) ≥ β, or = β.
 
-    def __init__(self, new: Gaussian, old: Gaussian, entropy_bound: Bound | None, equality: bool) -> None:
-        self.old = old
-        self.dim = new.dim
-        self.equality = equality
-        self.mean = old.whiten(new.mean - old.mean)
-        if new.is_diagonal:
-            self.precision = (old.scale / new.scale).square()
-        else:
-            whitened = torch.linalg.solve_triangular(new.scale, old.scale, upper=False)
-            self.precision = whitened.mT @ whitened
-        # β − H_old per dimension, twice: log κ at the old policy.
-        self.log_kappa_old = (
-            None if entropy_bound is None else 2 * (entropy_bound - old.entropy().detach()) / self.dim
-        )
+    :param epsilon: ε in nats, float64; broadcasts to the batch.
+    :param log_kappa_old: 2 (β − H_old)/d, the log κ that gives the old covariance entropy β; −∞ without β.
+    :param equality: Whether the entropy is to be equal to β.
+    """
 
-    def satisfies(self, new: Gaussian, old: Gaussian, epsilon: Tensor) -> Tensor:
+    epsilon: Tensor
+    log_kappa_old: Tensor
+    equality: bool
+
+    def satisfied(self, new: Gaussian, old: Gaussian) -> Tensor:
         """Return which predictions obey both constraints as they are."""
         mean, cov = kl(new.detach(), old)
-        inside = (mean + cov).double() <= epsilon
-        if self.log_kappa_old is None:
-            return inside
         if self.equality:
-            return torch.zeros_like(inside)
-        return inside & (new.entropy() - old.entropy() >= 0.5 * self.dim * self.log_kappa_old)
+            return torch.zeros_like(mean + cov + self.log_kappa_old + self.epsilon, dtype=torch.bool)
+        gain = 2 * (new.detach().scale_entropy - old.scale_entropy) / old.dim
+        return (mean + cov <= self.epsilon) & (gain >= self.log_kappa_old)
 
-    def solve(self, epsilon: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Return μ̃ and the scale of Σ̃, differentiable in the prediction."""
-        with torch.no_grad():
-            delta, m = self._spectrum()
-            t = find_root(lambda t: self._divergence(t, delta, m), epsilon, self._start(delta, m, epsilon))
-            _, slope = self._divergence(t, delta, m)
-            log_kappa_edge, infeasible = self._edge(epsilon)
-        value = self._moments(t)[0]
-        t_ = kl_root_differentiable(t, value, torch.where(inside | (t == 1), torch.ones_like(slope), slope))
-        t = torch.where((t == 1) | inside, t, t_)
-        _, mean, scale = self._moments(t)
-        diagonal = self.old.is_diagonal
-        expand = infeasible[..., None] if diagonal else infeasible[..., None, None]
-        edge = (
-            torch.exp(0.5 * log_kappa_edge)[..., None]
-            if diagonal
-            else torch.exp(0.5 * log_kappa_edge)[..., None, None]
-        )
-        scale = torch.where(expand, edge * self.old.scale, scale)
-        return torch.where(infeasible[..., None], self.old.mean, mean), scale
+    def with_margin(self, rounding: Tensor) -> _Constraints:
+        """Return the constraints with an ε from which rounding does not lead out of the ball."""
+        return replace(self, epsilon=reachable_bound(self.epsilon, rounding))
 
-    def _spectrum(self) -> tuple[Tensor, Tensor]:
-        """Return the eigenvalues of D and the mean in their basis."""
-        if self.old.is_diagonal:
-            return self.precision.detach(), self.mean.detach()
-        values, vectors = torch.linalg.eigh(self.precision.detach())
-        return values, (vectors.mT @ self.mean.detach().unsqueeze(-1)).squeeze(-1)
-
-    def _log_kappa(self, log_det: Tensor) -> Tensor:
-        """Return log κ given log det P: H(π̃) = β where that is the binding constraint."""
-        if self.log_kappa_old is None:
-            return torch.zeros_like(log_det)
-        log_kappa = self.log_kappa_old + log_det / self.dim
+    def log_kappa(self, log_det: Tensor | float, dim: int) -> Tensor:
+        """Return log κ given log det P: where the entropy bound binds, that of H(π̃) = β, else 0."""
+        log_kappa = self.log_kappa_old + log_det / dim
         return log_kappa if self.equality else log_kappa.clamp(min=0)
 
-    def _divergence(self, t: Tensor, delta: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """Return KL(t) and t·KL′(t) from the spectrum of D."""
-        t = t.unsqueeze(-1)
-        x = t * (delta - 1)
-        p = 1 + x
-        mean = t * delta * m / p
-        q = x / p
-        log_p = torch.log1p(x).sum(-1)
-        log_kappa = self._log_kappa(log_p)
-        trace = (1 / p).sum(-1)
-        value = 0.5 * (
-            (torch.log1p(x) - q).sum(-1)
-            + torch.expm1(log_kappa) * trace
-            - self.dim * log_kappa
-            + mean.square().sum(-1)
-        )
-        # d log κ/d log t = Σq/d where the entropy binds; d mean/d log t = mean/p.
-        binding = torch.ones_like(log_kappa) if self.equality else (log_kappa > 0).to(p.dtype)
-        kappa_slope = binding * q.sum(-1) / self.dim
-        slope = (q - log_kappa.exp().unsqueeze(-1) * q / p + 2 * mean.square() / p).sum(-1)
-        slope = 0.5 * (slope + kappa_slope * (log_kappa.exp() * trace - self.dim))
-        return value, slope
+    def least_divergence(self, dim: int) -> Tensor:
+        """Return the smallest KL(π̃ ‖ π_old) of any Gaussian with the wanted entropy, ½ d (κ − 1 − log κ)."""
+        return _scaling_divergence(self.log_kappa(0.0, dim), dim)
 
-    def _start(self, delta: Tensor, m: Tensor, epsilon: Tensor) -> Tensor:
-        """Return the root of the quadratic model KL(t) ≈ ¼ t²(‖D − I‖² + 2‖Dm‖²), left of the pole."""
-        size = (delta - 1).square().sum(-1) + 2 * (delta * m).square().sum(-1)
-        start = 2 * epsilon.sqrt() / size.sqrt().clamp(min=torch.finfo(size.dtype).tiny)
-        return torch.minimum(start, upper_limit(delta - 1, epsilon)) if self.log_kappa_old is None else start
-
-    def _moments(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return KL(π̃ ‖ π_old), μ̃ and the scale of Σ̃ at t, differentiable in t, D and m."""
-        if self.old.is_diagonal:
-            weight = t.unsqueeze(-1)
-            p = 1 + weight * (self.precision - 1)
-            factor = p.rsqrt()
-            trace, log_det = (1 / p).sum(-1), p.log().sum(-1)
-            whitened = weight * self.precision * self.mean / p
-            mean = self.old.mean + self.old.scale * whitened
-        else:
-            factor = inverse_cholesky(interpolate_precision(t, self.precision))
-            trace = factor.square().sum((-2, -1))
-            log_det = -2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            moved = t[..., None, None] * (self.precision @ self.mean.unsqueeze(-1))
-            whitened = (factor @ (factor.mT @ moved)).squeeze(-1)
-            mean = self.old.mean + (self.old.scale @ whitened.unsqueeze(-1)).squeeze(-1)
-        log_kappa = self._log_kappa(log_det)
-        divergence = 0.5 * (
-            log_kappa.exp() * trace - self.dim * (1 + log_kappa) + log_det + whitened.square().sum(-1)
-        )
-        root = torch.exp(0.5 * log_kappa)
-        if self.old.is_diagonal:
-            return divergence, mean, root.unsqueeze(-1) * self.old.scale * factor
-        return divergence, mean, root[..., None, None] * (self.old.scale @ factor)
-
-    def _edge(self, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log s with ½ d (s − 1 − log s) = ε on β's side of the old entropy, and where β is beyond it."""
-        if self.log_kappa_old is None:
-            return torch.zeros_like(epsilon), torch.zeros_like(epsilon, dtype=torch.bool)
-        wanted = self.log_kappa_old if self.equality else self.log_kappa_old.clamp(min=0)
-        wanted = wanted.expand(epsilon.shape)
+    def edge(self, dim: int) -> Tensor:
+        """Return log κ with ½ d (κ − 1 − log κ) = ε on β's side of the old entropy, or nearer to β if that is."""
+        wanted = self.log_kappa(0.0, dim) + torch.zeros_like(self.epsilon)
 
         def along(t: Tensor) -> tuple[Tensor, Tensor]:
             x = t * wanted
-            return 0.5 * self.dim * (torch.expm1(x) - x), 0.5 * self.dim * x * torch.expm1(x)
+            return _scaling_divergence(x, dim), 0.5 * dim * x * torch.expm1(x)
 
-        start = 2 * (epsilon / self.dim).sqrt() / wanted.abs().clamp(min=torch.finfo(wanted.dtype).tiny)
-        return find_root(along, epsilon, start) * wanted, along(torch.ones_like(epsilon))[0] > epsilon
-
-
-def _kappa_at_old(old: Gaussian, entropy_bound: Bound, equality: bool) -> Tensor:
-    log_kappa = (2 * (entropy_bound - old.entropy()) / old.dim).double()
-    return log_kappa if equality else log_kappa.clamp(min=0)
+        start = 2 * (self.epsilon / dim).sqrt() / wanted.abs().clamp(min=torch.finfo(wanted.dtype).tiny)
+        return wanted * find_root(along, self.epsilon, start, torch.ones_like(start))
 
 
-def _widen(gaussian: Gaussian, batch: torch.Size) -> Gaussian:
-    """Return the Gaussian in float64 with a scale for every state."""
-    event = gaussian.scale.shape[-1:] if gaussian.is_diagonal else gaussian.scale.shape[-2:]
-    return gaussian.with_scale(
-        gaussian.scale.double().expand(*batch, *event), gaussian.mean.double().expand(*batch, gaussian.dim)
-    )
+class _Point(NamedTuple):
+    """A candidate in the metric of the old policy, with its covariance divided by κ: P⁻¹ = V Vᵀ."""
+
+    mean: Tensor
+    factor: Tensor
+    trace: Tensor
+    log_det: Tensor
+
+
+class _Path(ABC):
+    """The candidates π̃(t) of one batch, float64, every state with a scale of its own."""
+
+    def __init__(self, new: Gaussian, old: Gaussian) -> None:
+        self.old = old
+        self.mean = old.whiten(new.mean - old.mean)
+
+    @abstractmethod
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Return the eigenvalues a of D − I and the mean m in their basis."""
+
+    @abstractmethod
+    def at(self, t: Tensor) -> _Point:
+        """Return the candidate at t, differentiable in t and the prediction."""
+
+    @abstractmethod
+    def compose(self, factor: Tensor) -> Tensor:
+        """Return the scale L_o V."""
+
+    def solve(self, constraints: _Constraints, inside: Tensor) -> Gaussian:
+        """Return π̃, differentiable in the prediction; where ``inside``, anything finite."""
+        dim = self.old.dim
+        with torch.no_grad():
+            a, m = self.spectrum()
+            # KL(t) − KL(0) grows like t²; KL(0) > 0 where the old policy violates the entropy bound.
+            least = constraints.least_divergence(dim)
+            infeasible = least > constraints.epsilon
+            room = torch.where(infeasible | inside, torch.ones_like(m[..., 0]), constraints.epsilon - least)
+            size = (a.square() + 2 * ((1 + a) * m).square()).sum(-1).sqrt()
+            start = 2 * room.sqrt() / size.clamp(min=torch.finfo(size.dtype).tiny)
+            one = torch.ones_like(start)
+            limit = one if constraints.equality else pole_limit(a, torch.maximum(constraints.epsilon, room).sqrt())
+            t = find_root(lambda t: _divergence(t, a, m, constraints), room, start, limit)
+            _, slope = _divergence(t, a, m, constraints)
+            slope = torch.where(inside | infeasible | (t == 1), torch.inf, slope)
+        point = self.at(t)
+        log_kappa = constraints.log_kappa(point.log_det, dim)
+        value = log_kappa.exp() * point.trace - dim * log_kappa + point.log_det + point.mean.square().sum(-1)
+        point = self.at(implicit_gradient(t, 0.5 * value, slope))
+        root = torch.exp(0.5 * constraints.log_kappa(point.log_det, dim))
+        mean = self.old.mean + self.old.unwhiten(point.mean)
+        solution = self.old.with_scale(self.compose(point.factor), mean).scaled(root)
+        return choose(infeasible, self.old.scaled(torch.exp(0.5 * constraints.edge(dim))), solution)
+
+
+class _DiagonalPath(_Path):
+    def __init__(self, new: Gaussian, old: Gaussian) -> None:
+        super().__init__(new, old)
+        self.difference = (old.scale / new.scale).square() - 1
+
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        return self.difference.detach(), self.mean.detach()
+
+    def at(self, t: Tensor) -> _Point:
+        x = t.unsqueeze(-1) * self.difference
+        p = 1 + x
+        mean = t.unsqueeze(-1) * (1 + self.difference) * self.mean / p
+        return _Point(mean, p.rsqrt(), (1 / p).sum(-1), torch.log1p(x).sum(-1))
+
+    def compose(self, factor: Tensor) -> Tensor:
+        return self.old.scale * factor
+
+
+class _FullPath(_Path):
+    def __init__(self, new: Gaussian, old: Gaussian) -> None:
+        super().__init__(new, old)
+        _, self.difference = precision_difference(new.scale, old.scale)
+
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(self.difference.detach())
+        return values.clamp(min=-1 + torch.finfo(values.dtype).eps), matvec(vectors.mT, self.mean.detach())
+
+    def at(self, t: Tensor) -> _Point:
+        factor = inverse_cholesky(t, self.difference)
+        moved = t.unsqueeze(-1) * (self.mean + matvec(self.difference, self.mean))
+        mean = matvec(factor, matvec(factor.mT, moved))
+        log_det = -2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return _Point(mean, factor, factor.square().sum((-2, -1)), log_det)
+
+    def compose(self, factor: Tensor) -> Tensor:
+        return self.old.scale @ factor
+
+
+def _divergence(t: Tensor, a: Tensor, m: Tensor, constraints: _Constraints) -> tuple[Tensor, Tensor]:
+    """Return KL(t) − KL(0) and t·KL′(t) from the spectrum of D − I, with x = t·a and q = x/(1 + x).
+
+    Written so that nothing is lost where x is small.
+    """
+    dim = a.shape[-1]
+    t = t.unsqueeze(-1)
+    x = t * a
+    q = x / (1 + x)
+    log_p, sum_q = torch.log1p(x), q.sum(-1)
+    mean = (t * (1 + a) * m / (1 + x)).square()
+    log_kappa, start = constraints.log_kappa(log_p.sum(-1), dim), constraints.log_kappa(0.0, dim)
+    rise = log_kappa - start
+    value = (log_p - q).sum(-1) - torch.expm1(log_kappa) * sum_q + mean.sum(-1)
+    value = value + dim * (start.exp() * torch.expm1(rise) - rise)
+    binding = 1.0 if constraints.equality else (log_kappa > 0).to(x.dtype)
+    variance = q.square().sum(-1) - binding * sum_q.square() / dim
+    slope = log_kappa.exp() * variance + 2 * (mean * (1 - q)).sum(-1)
+    return 0.5 * value, 0.5 * slope
+
+
+def choose(condition: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
+    """Return ``first`` where ``condition`` holds and ``second`` elsewhere, in the dtype of ``first``."""
+    mean = torch.where(condition[..., None], first.mean, second.mean.to(first.mean.dtype))
+    condition = condition[..., None] if first.is_diagonal else condition[..., None, None]
+    return first.with_scale(torch.where(condition, first.scale, second.scale.to(first.scale.dtype)), mean)
+
+
+def _scaling_divergence(log_kappa: Tensor, dim: int) -> Tensor:
+    """½ d (κ − 1 − log κ), the divergence of a Gaussian from itself with κ times the covariance."""
+    return 0.5 * dim * (torch.expm1(log_kappa) - log_kappa)
+
+
+def _log_kappa_at_old(old: Gaussian, entropy_bound: Bound | None) -> Tensor:
+    entropy = old.double().scale_entropy
+    return 2 * ((-math.inf if entropy_bound is None else entropy_bound) - entropy) / old.dim
+
+
+def _expand(gaussian: Gaussian, batch: torch.Size) -> Gaussian:
+    """Return the Gaussian with a mean and a scale for every state."""
+    event = gaussian.scale.shape[-1 if gaussian.is_diagonal else -2 :]
+    return gaussian.with_scale(gaussian.scale.expand(*batch, *event), gaussian.mean.expand(*batch, gaussian.dim))
 
 
 def _size(old: Gaussian) -> Tensor:
     """How far mean and scale are from zero in the old policy's own metric: rounding adds eps times that."""
     if old.is_diagonal:
         return torch.linalg.vector_norm(old.mean / old.scale, dim=-1) + old.dim**0.5
-    return torch.linalg.vector_norm(old.whiten(old.mean), dim=-1) + relative_size(old.scale)
+    return torch.linalg.vector_norm(old.whiten(old.mean), dim=-1) + relative_size(old.scale, old.inverse_tril)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sb3_trl.projections.gaussian import Gaussian, kl
+from sb3_trl.projections.gaussian import Gaussian, kl_covariance, mahalanobis
+from sb3_trl.projections.matrices import identity_like, inverse_tril
 from sb3_trl.projections.projection import Bound, Projection, project_active_rows
-from sb3_trl.projections.root import kl_along_path, kl_root, kl_root_differentiable
+from sb3_trl.projections.root import kl_along_path, kl_root
+from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["KLProjection"]
 
@@ -20,85 +22,112 @@ class KLProjection(Projection):
     KL(t) = ``cov_bound`` (eq. 11 with t = 1/(1 + η)). It is computed in float64 whatever the dtype.
     """
 
-    def distance(self, p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
-        """Return the two parts of KL(p ‖ q) in nats."""
-        return kl(p, q)
+    def mean_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
+        """Return ½ Mahalanobis², the mean part of KL(p ‖ q) in nats."""
+        return 0.5 * mahalanobis(p, q)
+
+    def cov_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
+        """Return the covariance part of KL(p ‖ q) in nats."""
+        return kl_covariance(p, q)
 
     def project_mean(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return μ̃ with ½ Mahalanobis² ≤ ε_μ."""
         return super().project_mean(new, old, 2 * bound)
 
     def project_std(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
-        """Return σ̃ = σ_o/√(1 + t·a) with a = σ_o²/σ² − 1."""
-        assert new.std is not None
-        assert old.std is not None
-        std, std_old = new.std.double(), old.std.double()
-        epsilon = torch.as_tensor(bound, dtype=torch.float64, device=std.device)
-        squared = std.square()
-        y = (std - std_old) * (std + std_old)
-        active = ~(
-            0.5 * (y / std_old.square() - torch.log1p(y / std_old.square())).sum(-1).detach() <= epsilon
-        )
-        a = -y / squared
-        reach = reachable_bound(epsilon, torch.finfo(new.std.dtype).eps * new.dim**0.5).expand(active.shape)
-        t = kl_root(a.detach().expand(*active.shape, new.dim), reach)
-        value, slope = kl_along_path(t, a)
-        t = kl_root_differentiable(t, value, torch.where(active, slope, torch.ones_like(slope)))
-        projected = std_old * torch.rsqrt(1 + t.unsqueeze(-1) * a)
-        return torch.where(active.unsqueeze(-1), projected.to(new.std.dtype), new.std)
+        """Return σ̃ = σ_o/√(1 + x) with x = t·a and a = σ_o²/σ² − 1.
+
+        With q = x/(1 + x), the gradient of the boundary, dσ̃/σ̃ = t(c − q⟨q, c⟩/⟨q, q⟩), c = (σ̃/σ)² dσ/σ.
+        """
+        epsilon = torch.as_tensor(bound, dtype=torch.float64, device=new.scale.device)
+        with torch.no_grad():
+            std, std_old = new.scale.double(), old.scale.double()
+            a = (std_old / std).square() - 1
+            outside = ~(kl_along_path(a)[0] <= epsilon).unsqueeze(-1)
+        if can_branch(outside) and not bool(outside.any()):
+            return new.scale.expand(torch.broadcast_shapes(outside.shape, a.shape))
+        with torch.no_grad():
+            rounding = 0.5 * torch.finfo(new.scale.dtype).eps * new.dim**0.5
+            t = kl_root(a, reachable_bound(epsilon, rounding)).unsqueeze(-1)
+            x = t * a
+            projected = std_old * torch.rsqrt(1 + x)
+            ratio = projected / std
+        c = ratio.square() / std * _zero(new.scale)
+        projected = projected + t * projected * _along_boundary(c, x / (1 + x), (-1,))
+        return torch.where(outside, projected.to(new.scale.dtype), new.scale)
 
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return the Cholesky factor of Σ̃; only eigen*values* are computed, and no gradient needs them."""
-        wide = [Gaussian(g.mean, scale_tril=g.scale.detach().double()) for g in (new, old)]
-        active = ~(kl(wide[0], wide[1])[1] <= bound)
-        return project_active_rows(new, old, bound, active, _project_precision)
+        outside = ~(kl_covariance(new.detach().double(), old.double()) <= bound)
+        return project_active_rows(new, old, bound, outside, _project_precision)
 
 
 def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: Tensor) -> Tensor:
     """Interpolate precisions until ½[tr(P⁻¹) − d + log det P] = ε, P = I + t(D − I), D = L_oᵀ Σ⁻¹ L_o.
 
     D is the predicted precision in the metric of Σ_o. Its *large* eigenvalues decide how far t may go, and
-    those an eigensolver finds to full relative precision whatever the condition number. The gradient of t
-    follows from ∂KL/∂P = ½(P⁻¹ − P⁻²).
+    those an eigensolver finds to full relative precision whatever the condition number.
+
+    With V Vᵀ = P⁻¹, L̃ = L_o V, Q = L⁻¹L̃ and S = I − VᵀV, the gradient of the boundary, the differential is
+    dL̃ = t L̃ Φ(C + Cᵀ), C = B − S⟨S, B⟩/⟨S, S⟩, B = QᵀL⁻¹dL Q, where Φ takes the lower triangle with half the
+    diagonal. It needs no eigenvectors, and nothing is divided by differences of eigenvalues.
 
     :param tril: L, ``(n, d, d)``.
     :param tril_old: L_o, ``(n, d, d)``.
     :param bound: ε, ``(n,)``.
     :param rounding: What rounding the result can add to √KL, ``(n,)``.
-    :return: The Cholesky factor of Σ̃ = L_o P⁻¹ L_oᵀ.
+    :return: L̃, ``(n, d, d)``.
     """
-    whitened = torch.linalg.solve_triangular(tril, tril_old, upper=False)
-    precision = whitened.mT @ whitened
-    a = torch.linalg.eigvalsh(precision.detach()) - 1
-    t = kl_root(a.clamp(min=-1 + torch.finfo(a.dtype).eps), reachable_bound(bound, rounding))
-    _, slope = kl_along_path(t, a)
     with torch.no_grad():
-        factor = inverse_cholesky(interpolate_precision(t, precision))
-        covariance = factor @ factor.mT
-        sensitivity = 0.5 * (covariance - covariance @ covariance)
-    value = t * (sensitivity * precision).sum((-2, -1))
-    t = kl_root_differentiable(t, value, slope)
-    return tril_old @ inverse_cholesky(interpolate_precision(t, precision))
+        f, difference = precision_difference(tril, tril_old)
+        a = torch.linalg.eigvalsh(difference).clamp(min=-1 + torch.finfo(difference.dtype).eps)
+        t = kl_root(a, reachable_bound(bound, rounding))
+        factor = inverse_cholesky(t, difference)
+        projected = tril_old @ factor
+        q = factor + f @ factor
+        left = torch.linalg.solve_triangular(tril.mT, t[..., None, None] * q, upper=True).mT
+        eye = identity_like(tril)
+        normal = eye - factor.mT @ factor
+        half = torch.ones_like(eye).tril() - 0.5 * eye
+    c = _along_boundary(left @ _zero(tril) @ q, normal, (-2, -1))
+    return torch.baddbmm(projected, projected, half * (c + c.mT))
 
 
-def interpolate_precision(t: Tensor, precision: Tensor) -> Tensor:
-    """P = t·D + (1 − t)·I."""
-    weight = t[..., None, None]
-    eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
-    return weight * precision + (1 - weight) * eye
+def _zero(prediction: Tensor) -> Tensor:
+    """Return zero with the gradient of the prediction: what it is multiplied by is a differential."""
+    return prediction - prediction.detach()
 
 
-def inverse_cholesky(precision: Tensor) -> Tensor:
-    """Return the lower-triangular V with V Vᵀ = P⁻¹, from the Cholesky factor of P read backwards."""
+def _along_boundary(step: Tensor, normal: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return v − n⟨n, v⟩/⟨n, n⟩, the part of a step along the boundary of the trust region."""
+    weight = normal / normal.square().sum(dims, keepdim=True).clamp(min=torch.finfo(normal.dtype).tiny)
+    return torch.addcmul(step, normal, (weight * step).sum(dims, keepdim=True), value=-1)
+
+
+def precision_difference(tril: Tensor, tril_old: Tensor) -> tuple[Tensor, Tensor]:
+    """Return F = L⁻¹L_o − I and D − I with D = L_oᵀ Σ⁻¹ L_o, without losing digits near I.
+
+    D, the predicted precision in the metric of Σ_o, is (I + F)ᵀ(I + F).
+    """
+    f = torch.linalg.solve_triangular(tril, tril_old - tril, upper=False)
+    return f, f + f.mT + f.mT @ f
+
+
+def inverse_cholesky(t: Tensor, difference: Tensor) -> Tensor:
+    """Return the lower-triangular V with V Vᵀ = P⁻¹, P = I + t(D − I), from the Cholesky factor of P read backwards.
+
+    :param t: ``(*batch,)``.
+    :param difference: D − I, ``(*batch, d, d)``.
+    """
+    precision = identity_like(difference) + t[..., None, None] * difference
     reversed_factor, _ = torch.linalg.cholesky_ex(precision.flip(-2, -1))
-    upper = reversed_factor.flip(-2, -1)
-    eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
-    return torch.linalg.solve_triangular(upper.mT, eye.expand_as(precision), upper=False)
+    return inverse_tril(reversed_factor).flip(-2, -1).mT
 
 
 def reachable_bound(bound: Tensor, rounding: Tensor | float) -> Tensor:
     """Return the bound to aim at, so that the result stays below ``bound`` when it is rounded.
 
-    Near the old policy √KL is a distance: twice what rounding can add to it is kept free.
+    Near the old policy √KL is a distance: four times what rounding can add to it is kept free, and what the
+    root finder may miss.
     """
-    return (bound.sqrt() - 2 * rounding).clamp(min=1e-15).square()
+    return ((1 - 1e-11) * bound.sqrt() - (4 * rounding + 1e-14)).clamp(min=1e-15).square()

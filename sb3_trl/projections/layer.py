@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,11 @@ class TrustRegionLayer(nn.Module):
         :param entropy_bound: β now in nats, no entropy control if ``None``.
         """
         if self.projection is not None and self.projection.constrains_entropy:
-            return self.projection(new, old, mean_bound, cov_bound, entropy_bound, self.entropy_equality)
+            constraint: dict[str, Any] = {
+                "entropy_bound": entropy_bound,
+                "entropy_equality": self.entropy_equality,
+            }
+            return self.projection(new, old, mean_bound, cov_bound, **constraint)
         if entropy_bound is not None and self.entropy_first:
             new = control_entropy(new, entropy_bound, self.entropy_equality)
         projected = new if self.projection is None else self.projection(new, old, mean_bound, cov_bound)
@@ -78,5 +83,5 @@ class TrustRegionLayer(nn.Module):
         if self.entropy_schedule is None:
             return None
         if bool(self.initial_entropy.isnan()):
-            self.initial_entropy.copy_(old.entropy().mean())
+            self.initial_entropy.copy_(old.detach().entropy().mean())
         return self.entropy_schedule(self.initial_entropy.item(), progress, old.dim)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from sb3_trl.projections.gaussian import Gaussian, mahalanobis
-from sb3_trl.projections.radial import radial_projection, radial_weight
+from sb3_trl.projections.matrices import matvec, relative_size
+from sb3_trl.projections.radial import column, radial_projection, radial_weight
+from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["Bound", "Projection"]
 
@@ -22,17 +24,17 @@ class Projection(ABC):
 
     Solves eqs 3 and 4 of Otto et al. (2021): the mean and the covariance nearest to the predicted ones with
     d_mean(π̃, π_old) ≤ ε_μ and d_cov(π̃, π_old) ≤ ε_Σ. A state inside both bounds comes back bit for bit. The
-    result is differentiable in the prediction; old policy and bounds are constants.
+    result is differentiable (once) in the prediction; old policy and bounds are constants.
 
-    To make a projection of your own, subclass it and define ``distance``, ``project_std`` and, for full
-    covariances, ``project_tril``.
+    To make a projection of your own, subclass it and define ``cov_distance``, ``project_std`` for diagonal
+    covariances and ``project_tril`` for full ones.
 
     :param mean_bound: ε_μ, a positive number or one per state, shape ``(*batch,)``.
     :param cov_bound: ε_Σ, likewise. One per state makes a non-contextual scale contextual.
     :raises ValueError: if a bound is not positive.
     """
 
-    #: Whether an entropy bound belongs to the projection itself instead of to the layer around it.
+    #: Whether the projection takes ``entropy_bound`` and ``entropy_equality`` and leaves nothing to the layer.
     constrains_entropy: bool = False
 
     def __init__(self, mean_bound: Bound = 0.03, cov_bound: Bound = 1e-3) -> None:
@@ -49,47 +51,55 @@ class Projection(ABC):
 
         :param new: The prediction.
         :param old: The old policy, of the same kind (diagonal or full).
-        :param mean_bound: Used instead of the projection's own, as it changes over training.
+        :param mean_bound: Used instead of the projection's own, as it changes over training; positive.
         :param cov_bound: Likewise.
+        :raises ValueError: if the two differ in kind or dimension.
         """
-        if new.is_diagonal != old.is_diagonal:
-            raise ValueError(
-                "new and old must be of one kind: both diagonal (std=) or both full (scale_tril=)."
-            )
-        mean = self.project_mean(new, old.detach(), self.mean_bound if mean_bound is None else mean_bound)
+        check_pair(new, old)
+        old = old.detach()
+        mean = self.project_mean(new, old, self.mean_bound if mean_bound is None else mean_bound)
         project_scale = self.project_std if new.is_diagonal else self.project_tril
-        scale = project_scale(new, old.detach(), self.cov_bound if cov_bound is None else cov_bound)
-        return new.with_scale(scale, mean)
+        return new.with_scale(project_scale(new, old, self.cov_bound if cov_bound is None else cov_bound), mean)
 
-    @abstractmethod
     def distance(self, p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
         """Return the mean part and the covariance part of d(p, q), differentiable in ``p``.
 
         Shapes are ``(*batch,)``, without batch dimensions in the second where no scale has any.
         """
+        return self.mean_distance(p, q), self.cov_distance(p, q)
+
+    def mean_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
+        """Return the part of d(p, q) that depends on the means: the squared Mahalanobis distance."""
+        return mahalanobis(p, q)
 
     @abstractmethod
-    def project_std(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
-        """Return the projected standard deviations, in the shape of ``new.std``."""
-
-    def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
-        """Return the projected Cholesky factors, in the shape of ``new.scale_tril``."""
-        raise NotImplementedError(f"{type(self).__name__} projects diagonal covariances only.")
+    def cov_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
+        """Return the part of d(p, q) that depends on the covariances."""
 
     def project_mean(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return μ̃ of eqs 5 and 6, the interpolation of the means with squared Mahalanobis distance ≤ ε_μ."""
-        if old.std is not None:
-            return radial_projection(new.mean, old.mean, old.std, bound)
-        rounding = torch.linalg.vector_norm(_absolute_inverse_times(old, old.mean.abs()), dim=-1)
-        rounding = torch.finfo(new.mean.dtype).eps * rounding
-        t = radial_weight(mahalanobis(new, old), bound, rounding).unsqueeze(-1)
-        return torch.where(t == 1, new.mean, old.mean + t * (new.mean - old.mean))
+        if old.std is None:
+            return _project_mean_full(new.mean, old, bound)
+        size = torch.linalg.vector_norm(old.mean / old.std, dim=-1, keepdim=True)
+        rounding = torch.finfo(size.dtype).eps * size
+        return radial_projection(new.mean, old.mean, old.std, bound, rounding)
+
+    def project_std(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
+        """Return the projected standard deviations, in the shape of ``new.std``."""
+        raise NotImplementedError(f"{type(self).__name__} does not project diagonal covariances.")
+
+    def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
+        """Return the projected Cholesky factors, in the shape of ``new.scale_tril``."""
+        raise NotImplementedError(f"{type(self).__name__} does not project full covariances.")
 
     def is_inside(
         self, p: Gaussian, q: Gaussian, mean_bound: Bound | None = None, cov_bound: Bound | None = None
     ) -> Tensor:
-        """Return, for each state, whether ``p`` is inside the trust region around ``q``; shape ``(*batch,)``."""
-        mean, cov = self.distance(p, q)
+        """Return, for each state, whether ``p`` is in the trust region around ``q``; shape ``(*batch,)``.
+
+        Distances are measured in float64, in which every projection is inside.
+        """
+        mean, cov = self.distance(p.double(), q.double())
         mean_inside = mean <= (self.mean_bound if mean_bound is None else mean_bound)
         return mean_inside & (cov <= (self.cov_bound if cov_bound is None else cov_bound))
 
@@ -97,14 +107,18 @@ class Projection(ABC):
         """Return d(π_θ, stop-gradient(π̃)) of eq. 12 for each state; shape ``(*batch,)``.
 
         The covariance part counts only where the scale is contextual: a non-contextual one is set to its
-        projected value after the update. Zero, with zero gradient, where nothing was projected.
+        projected value after the update. Zero, with zero gradient, where nothing was projected, and in the
+        covariance part of an invalid scale (see ``invalid_scale``).
         """
-        mean, cov = self.penalty_distance(new, projected.detach())
-        return mean + cov if new.is_contextual else mean
+        target = projected.detach()
+        mean = self.mean_distance(new, target)
+        if not new.is_contextual:
+            return mean
+        return mean + self.cov_penalty(with_valid_scale(new, target), target)
 
-    def penalty_distance(self, new: Gaussian, target: Gaussian) -> tuple[Tensor, Tensor]:
-        """Return the two parts of the distance that the penalty uses; the projection's own by default."""
-        return self.distance(new, target)
+    def cov_penalty(self, new: Gaussian, target: Gaussian) -> Tensor:
+        """Return the covariance part of the penalty; the projection's own distance by default."""
+        return self.cov_distance(new, target)
 
 
 def check_bound(name: str, bound: Bound) -> Bound:
@@ -113,10 +127,16 @@ def check_bound(name: str, bound: Bound) -> Bound:
         raise TypeError(f"{name}={bound!r} is a {type(bound).__name__}: give a positive number or a tensor.")
     values = torch.as_tensor(bound)
     if not bool((values > 0).all()) or not bool(values.isfinite().all()):
-        raise ValueError(
-            f"{name}={bound} must be positive and finite; a larger bound is a larger trust region."
-        )
+        raise ValueError(f"{name}={bound} must be positive and finite; a larger bound is a larger trust region.")
     return bound
+
+
+def check_pair(new: Gaussian, old: Gaussian) -> None:
+    """Raise a ``ValueError`` unless both Gaussians are of one kind and dimension."""
+    if new.is_diagonal != old.is_diagonal:
+        raise ValueError(f"new is {_kind(new)} and old is {_kind(old)}: build both with std= or both with scale_tril=.")
+    if new.dim != old.dim:
+        raise ValueError(f"new has {new.dim} dimensions and old has {old.dim}: they must be equal.")
 
 
 def project_active_rows(
@@ -128,8 +148,8 @@ def project_active_rows(
 ) -> Tensor:
     """Project full covariances in float64 where ``active``, and return ``new.scale_tril`` elsewhere.
 
-    On the CPU only the active states are computed. A prediction that is not finite or not positive definite
-    is replaced by the old scale (see ``invalid_scale``), and so is a result that is not finite.
+    Where ``can_branch``, only the active states are computed. A prediction that is not finite or not positive
+    definite is replaced by the old scale (see ``invalid_scale``), and so is a result that is not finite.
 
     :param active: Which states violate the bound; broadcasts to the batch.
     :param project: Maps (L, L_old, ε, rounding) of n states, float64, to the projected Cholesky factors;
@@ -137,45 +157,67 @@ def project_active_rows(
     """
     shape = torch.broadcast_shapes(active.shape, new.scale.shape[:-2])
     size = (*shape, new.dim, new.dim)
-    tril, tril_old = new.scale.expand(size), old.scale.expand(size)
-    broken = invalid_scale(new).expand(shape)
-    tril = torch.where(broken[..., None, None], tril_old, tril)
-    active = active.expand(shape) & ~broken
+    invalid = invalid_scale(new)
+    tril, tril_old = _substitute(new, invalid, old).scale.expand(size), old.scale.expand(size)
+    active = (active & ~invalid).expand(shape)
+    if can_branch(active) and not bool(active.any()):
+        return tril
     epsilon = torch.as_tensor(bound, dtype=torch.float64, device=tril.device).expand(shape)
+    unit = 0.5 * torch.finfo(tril.dtype).eps
+    rounding = (unit * relative_size(old.scale.double(), old.inverse_tril)).expand(shape)
 
-    def compute(rows: Tensor, rows_old: Tensor, epsilon: Tensor) -> Tensor:
-        wide, wide_old = rows.double(), rows_old.double()
-        rounding = torch.finfo(rows.dtype).eps * relative_size(wide_old)
-        result = project(wide, wide_old, epsilon, rounding).to(rows.dtype)
-        return torch.where(result.isfinite().all(-1).all(-1)[..., None, None], result, rows_old)
+    def compute(rows: Tensor, rows_old: Tensor, epsilon: Tensor, rounding: Tensor) -> Tensor:
+        result = project(rows.double(), rows_old.double(), epsilon, rounding).to(rows.dtype)
+        return torch.where(_is_finite(result)[..., None, None], result, rows_old)
 
-    if torch.compiler.is_compiling() or tril.device.type != "cpu":
-        return torch.where(active[..., None, None], compute(tril, tril_old, epsilon), tril)
+    if not can_branch(active) or bool(active.all()):
+        return torch.where(active[..., None, None], compute(tril, tril_old, epsilon, rounding), tril)
     rows = active.reshape(-1).nonzero().squeeze(-1)
-    if len(rows) == 0:
-        return tril if shape != new.scale.shape[:-2] or bool(broken.any()) else new.scale
-    flat, flat_old = tril.reshape(-1, *size[-2:]), tril_old.reshape(-1, *size[-2:])
-    projected = compute(flat[rows], flat_old[rows], epsilon.reshape(-1)[rows])
+    flat, *others = (x.reshape(-1, *x.shape[len(shape) :]) for x in (tril, tril_old, epsilon, rounding))
+    projected = compute(flat[rows], *(x[rows] for x in others))
     return flat.index_put((rows,), projected).reshape(size)
 
 
 def invalid_scale(gaussian: Gaussian) -> Tensor:
-    """Return where a scale is not finite or not positive definite; shape of the scale's batch."""
+    """Return where a scale is not finite or not positive (definite); shape of the scale's batch."""
     scale = gaussian.scale.detach()
     if gaussian.is_diagonal:
         return ~(scale.isfinite() & (scale > 0)).all(-1)
-    return ~(scale.isfinite().all(-1).all(-1) & (scale.diagonal(dim1=-2, dim2=-1) > 0).all(-1))
+    return ~(_is_finite(scale) & (scale.diagonal(dim1=-2, dim2=-1) > 0).all(-1))
 
 
-def relative_size(tril: Tensor) -> Tensor:
-    """‖ |L⁻¹| |L| ‖_F: machine epsilon times this is what rounding L changes in its own metric."""
-    eye = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device).expand_as(tril)
-    inverse = torch.linalg.solve_triangular(tril, eye, upper=False)
-    return torch.linalg.matrix_norm(inverse.abs() @ tril.abs())
+def with_valid_scale(gaussian: Gaussian, substitute: Gaussian) -> Gaussian:
+    """Return the Gaussian with its invalid scales, if it is full, replaced by those of ``substitute``.
+
+    A network can predict a matrix that is not positive definite; standard deviations are invalid only when the
+    network itself is, which must not be hidden.
+    """
+    return gaussian if gaussian.is_diagonal else _substitute(gaussian, invalid_scale(gaussian), substitute)
 
 
-def _absolute_inverse_times(gaussian: Gaussian, x: Tensor) -> Tensor:
-    """|L⁻¹| x for vectors x, ``(*batch, d)``."""
-    eye = torch.eye(gaussian.dim, dtype=x.dtype, device=x.device)
-    inverse = torch.linalg.solve_triangular(gaussian.scale, eye.expand_as(gaussian.scale), upper=False)
-    return (inverse.abs() @ x.unsqueeze(-1)).squeeze(-1)
+def _project_mean_full(new: Tensor, old: Gaussian, bound: Bound) -> Tensor:
+    """Project the means in the metric of a full covariance, in float64."""
+    start = old.mean.double()
+    step = new.double() - start
+    distance = torch.linalg.vector_norm(matvec(old.inverse_tril, step), dim=-1, keepdim=True)
+    with torch.no_grad():
+        t, _ = radial_weight(distance, column(bound))
+        size = matvec(old.inverse_tril.abs(), start.abs() + t * step.abs())
+        rounding = torch.finfo(new.dtype).eps * torch.linalg.vector_norm(size, dim=-1, keepdim=True)
+    t, inside = radial_weight(distance, column(bound), rounding)
+    return torch.where(inside, new, (start + t * step).to(new.dtype))
+
+
+def _substitute(gaussian: Gaussian, where: Tensor, substitute: Gaussian) -> Gaussian:
+    if can_branch(where) and not bool(where.any()):
+        return gaussian
+    return gaussian.with_scale(torch.where(where[..., None, None], substitute.scale, gaussian.scale))
+
+
+def _is_finite(matrix: Tensor) -> Tensor:
+    # The sum is finite where all entries are, and much faster to test.
+    return matrix.sum((-2, -1)).isfinite()
+
+
+def _kind(gaussian: Gaussian) -> str:
+    return "diagonal (std)" if gaussian.is_diagonal else "full (scale_tril)"

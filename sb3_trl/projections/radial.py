@@ -8,26 +8,25 @@ from torch import Tensor
 __all__ = ["radial_projection", "radial_weight"]
 
 
-def radial_weight(squared_distance: Tensor, bound: Tensor | float, rounding: Tensor | float = 0.0) -> Tensor:
-    """Return t = 1/√max(D²/ε, 1) ∈ [0, 1], the share of the step that the bound allows (eqs 6, 7, 9).
+def radial_weight(distance: Tensor, bound: Tensor | float, rounding: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return t = min(1, √ε/D), the share of the step that the bound allows (eqs 6, 7, 9), and where D ≤ √ε.
 
-    In the paper's multiplier η: t = 1/(1 + η). Exactly 1, with zero gradient, where D² ≤ ε. Outside, t is
-    shortened by what rounding the projected parameters to floating point can add to their distance, so that
-    the numbers themselves obey the bound; it is 0 where the bound is finer than their last digit.
+    In the paper's multiplier η: t = 1/(1 + η). Outside, t is shortened by what rounding the projected
+    parameters to floating point can add to their distance, so that the numbers themselves obey the bound.
 
-    :param squared_distance: D², shape ``(*batch,)``.
-    :param bound: ε, a positive number or a tensor that broadcasts to the batch.
-    :param rounding: What rounding the result can add to D (not squared).
+    :param distance: D (not squared), ``(*batch,)``.
+    :param bound: ε, positive; broadcasts to the batch.
+    :param rounding: What rounding the result can add to D; broadcasts to the batch.
     """
-    t = torch.rsqrt(torch.clamp(squared_distance / bound, min=1))
-    with torch.no_grad():
-        epsilon = torch.as_tensor(bound, dtype=t.dtype, device=t.device)
-        margin = rounding / epsilon.sqrt() + 9 * torch.finfo(t.dtype).eps
-        kept = torch.where(squared_distance <= epsilon, torch.ones_like(t), (1 - margin).clamp(min=0))
-    return t * kept
+    info = torch.finfo(distance.dtype)
+    root = torch.as_tensor(bound, dtype=distance.dtype, device=distance.device).sqrt()
+    limit = ((1 - 9 * info.eps) * root - rounding).clamp(min=info.tiny)
+    return limit / torch.maximum(distance, limit), distance <= root
 
 
-def radial_projection(new: Tensor, old: Tensor, unit: Tensor, bound: Tensor | float) -> Tensor:
+def radial_projection(
+    new: Tensor, old: Tensor, unit: Tensor, bound: Tensor | float, rounding: Tensor | float
+) -> Tensor:
     """Return old + t·(new − old), the point nearest to ``new`` with ‖(x − old)/unit‖² ≤ ε.
 
     ``new`` comes back bit for bit where it obeys the bound.
@@ -36,8 +35,14 @@ def radial_projection(new: Tensor, old: Tensor, unit: Tensor, bound: Tensor | fl
     :param old: Parameters of the old policy; broadcasts with ``new``.
     :param unit: Length of one unit of distance along each dimension; broadcasts with ``new``.
     :param bound: ε, a positive number or a tensor that broadcasts to the batch.
+    :param rounding: What rounding ``old`` can change in units of distance; broadcasts to ``(*batch, 1)``.
     """
     step = new - old
-    rounding = torch.finfo(new.dtype).eps * torch.linalg.vector_norm((old / unit).detach(), dim=-1)
-    t = radial_weight((step / unit).square().sum(-1), bound, rounding).unsqueeze(-1)
-    return torch.where(t == 1, new, old + t * step)
+    distance = torch.linalg.vector_norm(step / unit, dim=-1, keepdim=True)
+    t, inside = radial_weight(distance, column(bound), rounding)
+    return torch.where(inside, new, torch.addcmul(old, t, step))
+
+
+def column(bound: Tensor | float) -> Tensor | float:
+    """Return one number per state as ``(*batch, 1)``, and a scalar as it is."""
+    return bound.unsqueeze(-1) if isinstance(bound, Tensor) and bound.dim() > 0 else bound

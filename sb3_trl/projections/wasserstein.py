@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sb3_trl.projections.gaussian import Gaussian, mahalanobis, wasserstein, whitened_tril
+from sb3_trl.projections.gaussian import Gaussian, wasserstein_covariance
+from sb3_trl.projections.matrices import identity_like
 from sb3_trl.projections.projection import Bound, Projection, project_active_rows
 from sb3_trl.projections.radial import radial_projection, radial_weight
-from sb3_trl.projections.spectral import spd_sqrt
+from sb3_trl.projections.spectral import spd_sqrt, sqrt_difference
 
 __all__ = ["WassersteinProjection"]
 
@@ -30,49 +31,44 @@ class WassersteinProjection(Projection):
         super().__init__(mean_bound, cov_bound)
         self.commuting = commuting
 
-    def distance(self, p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
-        """Return the squared Mahalanobis distance and the squared W2 distance of the covariances."""
+    def cov_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
+        """Return the squared W2 distance of the covariances in the metric of Σ_q."""
         if self.commuting and not p.is_diagonal:
-            step = torch.linalg.solve_triangular(
-                q.scale, spd_sqrt(p.covariance) - spd_sqrt(q.covariance), upper=False
-            )
-            return mahalanobis(p, q), step.square().sum((-2, -1))
-        return wasserstein(p, q)
+            step = spd_sqrt(p.covariance) - spd_sqrt(q.covariance)
+            return torch.linalg.solve_triangular(q.scale, step, upper=False).square().sum((-2, -1))
+        return wasserstein_covariance(p, q)
 
     def project_std(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return σ̃ = σ_o + t(σ − σ_o)."""
-        assert new.std is not None
-        assert old.std is not None
-        return radial_projection(new.std, old.std, old.std, bound)
+        rounding = torch.finfo(old.scale.dtype).eps * new.dim**0.5
+        return radial_projection(new.scale, old.scale, old.scale, bound, rounding)
 
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return the Cholesky factor of Σ̃."""
         if self.commuting:
-            active = torch.ones(new.scale.shape[:-2], dtype=torch.bool, device=new.mean.device)
+            active = torch.ones(new.scale.shape[:-2], dtype=torch.bool, device=new.scale.device)
             return project_active_rows(new, old, bound, active, _project_commuting)
         return project_active_rows(new, old, bound, ~_surely_inside(new, old, bound), _project_root)
 
 
 def _project_root(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: Tensor) -> Tensor:
-    """C̃^½ = I + t(C^½ − I), Σ̃ = L_o C̃ L_oᵀ; the prediction itself where t = 1."""
-    whitened = torch.linalg.solve_triangular(tril_old, tril, upper=False)
-    eye = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
-    step = spd_sqrt(whitened @ whitened.mT) - eye
-    t = radial_weight(step.square().sum((-2, -1)), bound, rounding)[..., None, None]
-    root = eye + t * step
+    """C̃^½ = I + t(C^½ − I), Σ̃ = L_o C̃ L_oᵀ; the prediction itself where it is inside."""
+    step = sqrt_difference(_covariance_difference(tril, tril_old))
+    t, inside = radial_weight(torch.linalg.matrix_norm(step), bound, 4 * rounding)
+    root = identity_like(tril) + t[..., None, None] * step
     factor, _ = torch.linalg.cholesky_ex(root @ root)
-    return torch.where(t == 1, tril, tril_old @ factor)
+    return torch.where(inside[..., None, None], tril, tril_old @ factor)
 
 
 def _project_commuting(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: Tensor) -> Tensor:
     """Σ̃^½ = Σ_o^½ + t(Σ^½ − Σ_o^½), with D² = ‖L_o⁻¹(Σ^½ − Σ_o^½)‖²_F (eq. 9)."""
     root_old = spd_sqrt(tril_old @ tril_old.mT)
     step = spd_sqrt(tril @ tril.mT) - root_old
-    metric = torch.linalg.solve_triangular(tril_old, step, upper=False)
-    t = radial_weight(metric.square().sum((-2, -1)), bound, rounding)[..., None, None]
-    root = root_old + t * step
+    distance = torch.linalg.matrix_norm(torch.linalg.solve_triangular(tril_old, step, upper=False))
+    t, inside = radial_weight(distance, bound, 4 * rounding)
+    root = root_old + t[..., None, None] * step
     factor, _ = torch.linalg.cholesky_ex(root @ root)
-    return torch.where(t == 1, tril, factor)
+    return torch.where(inside[..., None, None], tril, factor)
 
 
 @torch.no_grad()
@@ -81,8 +77,11 @@ def _surely_inside(new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
 
     For every eigenvalue r of C, |√r − 1| = |r − 1|/(1 + √r) and r ≥ 1 − f.
     """
-    wide = [Gaussian(g.mean, scale_tril=g.scale.double()) for g in (new, old)]
-    whitened = whitened_tril(wide[0], wide[1])
-    eye = torch.eye(new.dim, dtype=whitened.dtype, device=whitened.device)
-    f = torch.linalg.matrix_norm(whitened @ whitened.mT - eye)
+    f = torch.linalg.matrix_norm(_covariance_difference(new.scale.double(), old.scale.double()))
     return (f / (1 + (1 - f).clamp(min=0).sqrt())).square() <= bound
+
+
+def _covariance_difference(tril: Tensor, tril_old: Tensor) -> Tensor:
+    """C − I with C = L_o⁻¹ Σ L_o⁻ᵀ, without losing digits near I."""
+    e = torch.linalg.solve_triangular(tril_old, tril - tril_old, upper=False)
+    return e + e.mT + e @ e.mT
