@@ -1,0 +1,92 @@
+"""Train TRPL on a MuJoCo task for a few minutes, evaluate it and save it.
+
+    python examples/train.py
+    python examples/train.py --env Walker2d-v5 --timesteps 1000000 --seed 1 --out runs/walker
+
+The settings are those of HalfCheetah-v5 in hyperparams/trpl.yml; `sb3-trl train` knows those of other tasks.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_trl import TRPL
+
+SETTINGS = {
+    "projection": "kl",
+    "mean_bound": 0.03,  # largest KL divergence of an update at any state, the mean's part
+    "cov_bound": 0.001,  # the covariance's part
+    "trust_region_coef": 8.0,
+    "learning_rate": 5e-5,
+    "critic_learning_rate": 4.5e-4,
+    "n_steps": 2048,
+    "batch_size": 64,
+    "n_epochs": 20,
+    "n_critic_epochs": 10,
+    "gamma": 0.98,
+    "gae_lambda": 0.92,
+    "policy_kwargs": {
+        "init_std": 0.135,
+        "ortho_init": False,
+        "activation_fn": th.nn.ReLU,
+        "net_arch": {"pi": [256, 256], "vf": [256, 256]},
+    },
+}
+
+
+class PrintReturn(BaseCallback):
+    """Print the mean return of the last 20 training episodes now and then."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+        self.printed = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        returns = [episode["r"] for episode in self.model.ep_info_buffer][-20:]
+        if returns and self.num_timesteps >= self.printed + self.every:
+            self.printed = self.num_timesteps
+            print(f"{self.num_timesteps:>9} steps   return {np.mean(returns):8.1f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="HalfCheetah-v5")
+    parser.add_argument("--timesteps", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/train"))
+    args = parser.parse_args()
+
+    th.set_num_threads(1)  # with networks this small, more threads are slower
+    env = VecNormalize(make_vec_env(args.env, seed=args.seed), gamma=SETTINGS["gamma"])
+    model = TRPL(
+        "MlpPolicy", env, seed=args.seed, device="cpu", tensorboard_log=str(args.out / "tensorboard"), **SETTINGS
+    )
+    print(f"Training TRPL on {args.env} for {args.timesteps} steps")
+    model.learn(args.timesteps, callback=PrintReturn(args.timesteps // 20), progress_bar=True)
+
+    model.save(args.out / "model.zip")
+    env.save(str(args.out / "vecnormalize.pkl"))  # the policy is worth nothing without its observation statistics
+    env.training, env.norm_reward = False, False
+    mean, std = evaluate_policy(model, env, n_eval_episodes=10)
+    tensorboard = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
+    print(
+        f"Evaluation: return {mean:.1f} +- {std:.1f} over 10 episodes\n"
+        f"Saved:      {args.out / 'model.zip'} and {args.out / 'vecnormalize.pkl'}\n"
+        f"Look at it: {tensorboard} --logdir {args.out / 'tensorboard'}"
+    )
+
+
+if __name__ == "__main__":
+    main()
