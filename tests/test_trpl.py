@@ -142,7 +142,7 @@ def hand_update(model: TRPL, rollout: Rollout) -> tuple[dict[str, th.Tensor], di
     "kwargs",
     [
         {},
-        {"normalize_advantage": False, "ent_coef": 0.1},
+        {"normalize_advantage": False, "ent_coef": 0.1, "learning_rate": 0.05},
         {"max_grad_norm": 0.05, "learning_rate": 3.0, "trust_region_coef": 2.0},
         {"policy_kwargs": SHARED, "vf_coef": 0.3},
     ],
@@ -150,7 +150,7 @@ def hand_update(model: TRPL, rollout: Rollout) -> tuple[dict[str, th.Tensor], di
 )
 def test_minimises_equation_12(kind, scale, kwargs):
     policy_kwargs = SCALES[scale] | kwargs.get("policy_kwargs", {})
-    model = sgd_model(projection=kind, **(kwargs | {"policy_kwargs": policy_kwargs}))
+    model = sgd_model(projection=kind, mean_bound=0.01, **(kwargs | {"policy_kwargs": policy_kwargs}))
     rollout = collect(model)
     before = parameters(model)
     expected, active = hand_update(model, rollout)
@@ -409,7 +409,10 @@ def wide_or_narrow(observations: th.Tensor) -> th.Tensor:
 def test_state_bounds_bound_each_state_by_its_own_number(kind, scale):
     # Only the covariance bound of the joint projection counts besides: together they bound one distance.
     bounds = {"mean_bound": StateBound(wide_or_narrow), "cov_bound": StateBound(lambda obs: 0.1 * wide_or_narrow(obs))}
-    model = make_model(projection=kind, hard=True, policy_kwargs=SCALES[scale], **bounds, **FAST)
+    model = make_model(
+        projection=kind, hard=True, policy_kwargs=SCALES[scale], **bounds, **(FAST | {"learning_rate": 2e-3})
+    )
+    largest = 0.0
     for i in range(2):
         rollout = collect(model)
         old, bound = gaussian(model, rollout.observations), wide_or_narrow(rollout.observations).double()
@@ -421,9 +424,9 @@ def test_state_bounds_bound_each_state_by_its_own_number(kind, scale):
         else:
             assert (mean <= bound).all()
             assert (cov <= 0.1 * bound).all()
-        if log["trust_region/rollbacks"] == 0:
-            assert mean.max() > 0.005, "no state used more than the narrow bound"
+        largest = max(largest, mean.max().item())
         assert log["trust_region/mean_bound"] == pytest.approx(bound.mean().item(), rel=1e-5)
+    assert largest > 0.005, "no state used more than the narrow bound"
 
 
 def test_the_smallest_state_bound_counts_for_a_non_contextual_scale():
