@@ -90,7 +90,7 @@ def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: 
         normal = eye - factor.mT @ factor
         half = torch.ones_like(eye).tril() - 0.5 * eye
     c = _along_boundary(left @ _zero(tril) @ q, normal, (-2, -1))
-    return torch.baddbmm(projected, projected, half * (c + c.mT))
+    return projected + projected @ (half * (c + c.mT))
 
 
 def _zero(prediction: Tensor) -> Tensor:

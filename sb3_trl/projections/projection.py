@@ -155,14 +155,16 @@ def project_active_rows(
     :param project: Maps (L, L_old, ε, rounding) of n states, float64, to the projected Cholesky factors;
         ``rounding`` is what rounding L_old to the output's dtype changes in its own metric, n numbers.
     """
-    shape = torch.broadcast_shapes(active.shape, new.scale.shape[:-2])
+    epsilon = torch.as_tensor(bound, dtype=torch.float64, device=new.scale.device)
+    batches = (new.scale.shape[:-2], old.scale.shape[:-2])
+    shape = torch.broadcast_shapes(active.shape, epsilon.shape, *batches)
     size = (*shape, new.dim, new.dim)
     invalid = invalid_scale(new)
     tril, tril_old = _substitute(new, invalid, old).scale.expand(size), old.scale.expand(size)
     active = (active & ~invalid).expand(shape)
     if can_branch(active) and not bool(active.any()):
         return tril
-    epsilon = torch.as_tensor(bound, dtype=torch.float64, device=tril.device).expand(shape)
+    epsilon = epsilon.expand(shape)
     unit = 0.5 * torch.finfo(tril.dtype).eps
     rounding = (unit * relative_size(old.scale.double(), old.inverse_tril)).expand(shape)
 

@@ -46,7 +46,7 @@ class WassersteinProjection(Projection):
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return the Cholesky factor of Σ̃."""
         if self.commuting:
-            active = torch.ones(new.scale.shape[:-2], dtype=torch.bool, device=new.scale.device)
+            active = torch.ones((), dtype=torch.bool, device=new.scale.device)
             return project_active_rows(new, old, bound, active, _project_commuting)
         return project_active_rows(new, old, bound, ~_surely_inside(new, old, bound), _project_root)
 
