@@ -9,8 +9,6 @@ import torch as th
 
 from sb3_trl import TRPL
 from sb3_trl.projections import Gaussian, Projection
-from sb3_trl.projections.gaussian import mahalanobis
-from sb3_trl.projections.radial import radial_weight
 
 
 class LogProjection(Projection):
@@ -19,14 +17,14 @@ class LogProjection(Projection):
     The mean's part, and its projection, are the Mahalanobis ones that every `Projection` starts with.
     """
 
-    def distance(self, p: Gaussian, q: Gaussian) -> tuple[th.Tensor, th.Tensor]:
-        """The two parts of the distance, one number for each state."""
-        return mahalanobis(p, q), (p.std / q.std).log().square().sum(-1)
+    def cov_distance(self, p: Gaussian, q: Gaussian) -> th.Tensor:
+        """The covariance's part of the distance, one number for each state."""
+        return (p.std / q.std).log().square().sum(-1)
 
     def project_std(self, new: Gaussian, old: Gaussian, bound: float | th.Tensor) -> th.Tensor:
         """The projected standard deviations."""
         step = (new.std / old.std).log()
-        t = radial_weight(step.square().sum(-1), bound).unsqueeze(-1)  # 1 inside the bound
+        t = (step.square().sum(-1) / bound).clamp(min=1).rsqrt().unsqueeze(-1)  # 1 inside the bound
         return th.where(t == 1, new.std, old.std * (t * step).exp())
 
 

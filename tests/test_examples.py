@@ -1,0 +1,167 @@
+"""Every example runs, and does what it says."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from matplotlib.image import imread
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from sb3_trl import TRPL
+from sb3_trl.projections import Gaussian
+
+FOLDER = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run an example's ``main`` as if from the command line, and return what it printed."""
+
+    def call(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        load(name).main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def number(pattern: str, text: str) -> float:
+    match = re.search(pattern + r"\s*(-?[\d.]+(?:e-?\d+)?)", text)
+    assert match, f"{pattern!r} is not in\n{text}"
+    return float(match.group(1))
+
+
+def test_every_example_has_a_test():
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in FOLDER.glob("*.py")} <= tests
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_the_command_in_its_docstring(path):
+    lines = [line.strip() for line in load(path.stem).__doc__.splitlines()]
+    assert f"python examples/{path.name}" in [line.partition(" --")[0] for line in lines]
+
+
+def test_train(run, tmp_path):
+    printed = run("train", "--timesteps", 4096, "--seed", 1, "--out", tmp_path)
+    assert re.search(r"4096 steps +return +-?\d+", printed)
+    assert re.search(r"return -?[\d.]+ \+- [\d.]+ over 10 episodes", printed)
+    assert f"--logdir {tmp_path / 'tensorboard'}" in printed
+    assert list((tmp_path / "tensorboard" / "TRPL_1").glob("events*"))
+    env = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), make_vec_env("HalfCheetah-v5"))
+    model = TRPL.load(tmp_path / "model.zip", env=env, device="cpu")
+    assert model.num_timesteps == 4096
+    assert env.obs_rms.count > 4096
+
+
+def test_the_settings_of_train_are_those_of_the_zoo():
+    settings = load("train").SETTINGS
+    entry = yaml.safe_load((FOLDER.parent / "hyperparams" / "trpl.yml").read_text())["HalfCheetah-v5"]
+    entry["policy_kwargs"] = eval(entry["policy_kwargs"], {"nn": nn})
+    assert entry.pop("normalize") is True
+    assert entry.pop("n_envs") == 1
+    assert entry.pop("policy") == "MlpPolicy"
+    entry.pop("n_timesteps")
+    assert settings == entry
+
+
+def test_custom_projection(run):
+    printed = run("custom_projection", "--timesteps", 2048)
+    assert number("mean: mean distance", printed) < 2 * number(r"mean: .*bound", printed)
+    assert 0 < number("cov: mean distance", printed) <= number(r"cov: .*bound", printed) * 1.01
+
+
+def test_the_projection_of_custom_projection():
+    projection = load("custom_projection").LogProjection(mean_bound=0.05, cov_bound=0.02)
+    old = Gaussian(th.zeros(50, 3), std=th.rand(50, 3) + 0.1)
+    new = Gaussian(th.randn(50, 3) * th.logspace(-3, 1, 50)[:, None], std=old.std * th.randn(50, 3).mul(0.2).exp())
+    projected = projection(new, old)
+    mean, cov = projection.distance(projected, old)
+    assert (mean <= 0.05 * 1.0001).all()
+    assert (cov <= 0.02 * 1.0001).all()
+    inside = projection.distance(new, old)[1] <= 0.02
+    assert 0 < inside.sum() < 50
+    assert th.equal(projected.std[inside], new.std[inside])
+
+
+def test_state_dependent_bounds(run):
+    printed = run("state_dependent_bounds", "--timesteps", 2048)
+    assert 0.01 < number("mean bound over the last batch:", printed) < 0.1
+    assert number("states outside their own trust region:", printed) == 0
+
+
+def test_the_bounds_of_state_dependent_bounds():
+    observations = th.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    assert load("state_dependent_bounds").mean_bound(observations).tolist() == pytest.approx([0.01, 0.1])
+
+
+def test_full_covariance(run):
+    printed = run("full_covariance", "--timesteps", 2048, "--projection", "w2")
+    table = printed[printed.index("[[") :]
+    correlations = np.array([[float(x) for x in row.strip(" []").split()] for row in table.strip().splitlines()])
+    assert correlations.shape == (2, 2)
+    assert np.allclose(correlations.diagonal(), 1)
+    assert correlations[0, 1] == correlations[1, 0] != 0
+
+
+def test_entropy_control(run):
+    printed = run("entropy_control", "--timesteps", 6144)
+    rows = re.findall(r"(\d+) steps +entropy +(-?[\d.]+) +bound +(-?[\d.]+)", printed)
+    assert [int(steps) for steps, _, _ in rows] == [2048, 4096]
+    entropies, bounds = np.array(rows, dtype=float)[:, 1:].T
+    assert (np.diff(bounds) < 0).all()
+    assert (entropies >= bounds - 1e-3).all()
+
+
+def test_resume(run, tmp_path):
+    printed = run("resume", "--env", "Pendulum-v1", "--timesteps", 2048, "--out", tmp_path)
+    assert "saved after 2048 steps" in printed
+    assert "went on to 4096 steps" in printed
+    assert [path.name for path in tmp_path.glob("TRPL_*")] == ["TRPL_1"]
+
+
+def test_projection_layer(run):
+    printed = run("projection_layer", "--iterations", 41)
+    objectives = [float(x) for x in re.findall(r"objective +(-?[\d.]+)", printed)]
+    assert len(objectives) == 5
+    assert objectives[0] < -100 < -1 < objectives[-1]
+    parts = np.array(re.findall(r"KL ([\d.]+) \+ ([\d.]+)", printed), dtype=float)
+    assert (parts <= [0.1, 0.02]).all()
+
+
+def test_projection_layer_needs_no_stable_baselines():
+    assert "stable_baselines3" not in (FOLDER / "projection_layer.py").read_text()
+
+
+def test_figure_1(run, tmp_path):
+    assert f"saved {tmp_path / 'figure_1.png'}" in run("figure_1", "--out", tmp_path / "figure_1.png")
+    picture = imread(tmp_path / "figure_1.png")
+    assert picture.shape[1] > 3 * picture.shape[0] > 1000
+    assert picture[..., :3].std() > 0.05
+
+
+def test_the_entropies_of_figure_1():
+    module = load("figure_1")
+    old, new = module.gaussian(0.0), module.gaussian(1.0)
+    assert float(old.entropy()) == pytest.approx(float(new.entropy()))
+    for name, (projection, _) in module.PROJECTIONS.items():
+        weight, path = module.interpolate(projection, new, old)
+        assert (np.diff(weight) > 0).all()
+        assert weight[-1] == pytest.approx(1)
+        change = path.entropy()[10:-10] - old.entropy()
+        assert ((change < 0) if name == "KL" else (change > 0)).all()
