@@ -91,16 +91,18 @@ def test_stacked_images_are_transposed():
     assert model.rollout_buffer.observations.shape[-3:] == (2, 36, 36)
 
 
-def test_a_float64_box_is_no_trouble():
+@pytest.mark.parametrize("kwargs", [{}, {"covariance": "full"}], ids=["diag", "full"])
+def test_float64_boxes_are_no_trouble(kwargs):
     class DoubleEnv(PointEnv):
         def __init__(self):
             super().__init__()
             self.observation_space = spaces.Box(-1.0, 1.0, (3,), np.float64)
+            self.action_space = spaces.Box(-1.0, 1.0, (3,), np.float64)
 
         def _observe(self):
             return super()._observe().astype(np.float64)
 
-    model = make_model(DoubleEnv())
+    model = make_model(DoubleEnv(), policy_kwargs=kwargs)
     check_training(model)
     assert model.policy.gaussian(th.zeros(2, 3, dtype=th.float64)).mean.dtype == th.float32
 
