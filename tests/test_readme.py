@@ -1,0 +1,143 @@
+"""What README.md and docs/ say: every Python block and every ``sb3-trl`` command runs, every name exists.
+
+Python blocks run as they stand, except that ``learn`` ends after one update with one epoch. Commands run as they
+stand, with flags added that make them short.
+"""
+
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stable_baselines3 import PPO
+from support import make_model, train_and_record
+
+from sb3_trl import TRPL, FixPO, TRPLPolicy
+from sb3_trl.on_policy import TrustRegionAlgorithm
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text()
+TRPL_PAGE = (ROOT / "docs" / "trpl.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+PYTHON = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page.read_text(), "python"))
+]
+COMMANDS = [line for block in blocks(README, "bash") for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_block(block, monkeypatch, tmp_path):
+    def learn(original):
+        def one_update(model, total_timesteps, *args, **kwargs):
+            assert total_timesteps >= 10_000
+            model.n_epochs = model.n_critic_epochs = 1
+            return original(model, 1, *args, **kwargs)
+
+        return one_update
+
+    for algorithm in (TrustRegionAlgorithm, PPO):
+        monkeypatch.setattr(algorithm, "learn", learn(algorithm.learn))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "block", "exec"), {"__name__": "__main__"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the commands run, one after the other."""
+    return tmp_path_factory.mktemp("commands")
+
+
+def shortened(command: str) -> list[str]:
+    """Return the words of a command that takes seconds: one update of 64 steps, no window."""
+    words = shlex.split(command)
+    if words[1] == "train":
+        short = ["n_steps:64", "batch_size:32", "n_epochs:1", "n_critic_epochs:1"]
+        position = words.index("-params") + 1 if "-params" in words else len(words)
+        words[position:position] = short if "-params" in words else ["-params", *short]
+        words += ["-n", "64", "--eval-freq", "-1", "--device", "cpu"]
+    if words[1] == "enjoy":
+        words += ["-n", "10"]
+    return words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, folder, monkeypatch):
+    pytest.importorskip("rl_zoo3")
+    program, *words = shortened(command)
+    assert program == "sb3-trl"
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    command = [sys.executable, "-m", "sb3_trl.zoo.cli", *words]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+# --- names ---
+
+
+def test_every_file_of_settings_is_in_the_readme():
+    files = {path.name for path in (ROOT / "hyperparams").glob("*.yml")}
+    assert files == set(re.findall(r"`(\w+\.yml)`", README))
+
+
+def test_every_log_key_is_in_the_readme():
+    table = README[README.index("| key | meaning |") : README.index("To draw PPO or TRPO")]
+    trpl = train_and_record(make_model(hard=True, entropy_schedule="exp", entropy_first=True), 1)[0]
+    fixpo = FixPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu").learn(64).logger.name_to_value
+    keys = {key for key in (*trpl, *fixpo) if key.startswith(("trust_region/", "fixpo/"))}
+    assert len(keys) > 15
+    for key in keys:
+        prefix, _, name = key.partition("/")
+        rows = [row for row in table.splitlines() if row.startswith(f"| `{prefix}/")]
+        names = {match for row in rows for match in re.findall(r"`(?:\w+/)?(\w+)`", row.split("|")[1])}
+        names |= {name.removesuffix("_mean") + "_max" for name in names if name.endswith("distance_mean")}
+        assert name in names, key
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    return {name: p for name, p in inspect.signature(cls.__init__).parameters.items() if name != "self"}
+
+
+@pytest.mark.parametrize(("heading", "cls", "base"), [("`TRPL(", TRPL, PPO), ("`policy_kwargs`", TRPLPolicy, None)])
+def test_every_parameter_is_documented(heading, cls, base):
+    table = TRPL_PAGE[TRPL_PAGE.index(heading) :].split("\n\n")[1]
+    rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
+    documented = {name: default.strip() for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    signature = parameters(cls)
+    assert documented.keys() <= signature.keys()
+    if base is not None:
+        assert signature.keys() - documented.keys() <= parameters(base).keys()
+    for name, default in documented.items():
+        if name in ("mean_bound", "cov_bound"):  # None in the signature: those of the projection
+            continue
+        values = dict(zip(("gamma", "gae_lambda"), default.split(", "), strict=False))
+        value = values.get(name, default).strip("`")
+        expected = signature[name].default
+        if expected is not inspect.Parameter.empty:
+            assert value == str(expected) or eval(value) == expected, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("http") and Path(target).name != "results.md":
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_make_targets_and_examples_exist(page):
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)|`make (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE), target
+    for script in re.findall(r"(?:examples|benchmarks)/\w+\.py", text):
+        assert (ROOT / script).is_file(), script
