@@ -121,13 +121,14 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), layout="constrained")
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         for colour, (method, runs) in enumerate(table[table.key == key].groupby("method", sort=False)):
-            curves = []
+            curves, above = [], -colour  # the first method is drawn on top
             for _, run in runs.groupby("seed"):
-                axis.plot(run.step, run.value, color=f"C{colour}", alpha=0.3, linewidth=0.7)
+                axis.plot(run.step, run.value, color=f"C{colour}", alpha=0.3, linewidth=0.7, zorder=above)
                 curves.append(run.value.to_numpy())
             length = min(map(len, curves))
             steps = run.step.to_numpy()[:length]
-            axis.plot(steps, np.mean([c[:length] for c in curves], axis=0), color=f"C{colour}", label=method)
+            mean = np.mean([c[:length] for c in curves], axis=0)
+            axis.plot(steps, mean, color=f"C{colour}", label=method, zorder=above + 0.5)
         axis.set(title=title, xlabel="environment steps")
         if "kl" in key:
             axis.set_yscale("log")
@@ -137,12 +138,19 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Return a Markdown table: final evaluation return (mean of the last five evaluations) of every seed."""
+    """Return Markdown tables: final evaluation returns (mean of the last five), and the trust region over training."""
     returns = table[table.key == "eval/return"]
     last = returns.groupby(["method", "seed"], sort=False).tail(5).groupby(["method", "seed"], sort=False).value.mean()
-    lines = ["| method | mean | seeds |", "|---|---|---|"]
+    lines = ["| method | final evaluation return | of each seed |", "|---|---|---|"]
     for method, values in last.groupby("method", sort=False):
         lines.append(f"| {method} | {values.mean():.0f} | {', '.join(f'{value:.0f}' for value in values)} |")
+    lines += ["", "| method | mean KL of an update: mean ± std over updates | largest | largest KL of any state |"]
+    lines += ["|---|---|---|---|"]
+    for method, runs in table.groupby("method", sort=False):
+        means, largest = (runs[runs.key == f"trust_region/{key}"].value for key in ("kl_mean", "kl_max"))
+        if len(means):
+            moments = f"{means.mean():.4f} ± {means.std():.4f}"
+            lines.append(f"| {method} | {moments} | {means.max():.4f} | {largest.max():.3f} |")
     return "\n".join(lines)
 
 
