@@ -147,6 +147,12 @@ class _Constraints:
         start = 2 * (self.epsilon / dim).sqrt() / wanted.abs().clamp(min=torch.finfo(wanted.dtype).tiny)
         return wanted * find_root(along, self.epsilon, start, torch.ones_like(start))
 
+    def limit(self, a: Tensor, room: Tensor) -> Tensor:
+        """Return an upper limit of t at which P is still far from singular."""
+        if self.equality:
+            return torch.full_like(room, 1 - 1e-10)
+        return pole_limit(a, torch.maximum(self.epsilon, room).sqrt())
+
 
 class _Point(NamedTuple):
     """A candidate in the metric of the old policy, with its covariance divided by κ: P⁻¹ = V Vᵀ."""
@@ -187,11 +193,12 @@ class _Path(ABC):
             room = torch.where(infeasible | inside, torch.ones_like(m[..., 0]), constraints.epsilon - least)
             size = (a.square() + 2 * ((1 + a) * m).square()).sum(-1).sqrt()
             start = 2 * room.sqrt() / size.clamp(min=torch.finfo(size.dtype).tiny)
-            one = torch.ones_like(start)
-            limit = one if constraints.equality else pole_limit(a, torch.maximum(constraints.epsilon, room).sqrt())
+            limit = constraints.limit(a, room)
             t = find_root(lambda t: _divergence(t, a, m, constraints), room, start, limit)
-            _, slope = _divergence(t, a, m, constraints)
-            slope = torch.where(inside | infeasible | (t == 1), torch.inf, slope)
+            value, slope = _divergence(t, a, m, constraints)
+            # Scales a million times the old ones ask for a t beyond the precision of numbers near 1.
+            t = torch.where(value <= room * (1 + 1e-10), t, torch.zeros_like(t))
+            slope = torch.where(inside | infeasible | (t == limit), torch.inf, slope)
         point = self.at(t)
         log_kappa = constraints.log_kappa(point.log_det, dim)
         value = log_kappa.exp() * point.trace - dim * log_kappa + point.log_det + point.mean.square().sum(-1)
@@ -243,21 +250,20 @@ class _FullPath(_Path):
 def _divergence(t: Tensor, a: Tensor, m: Tensor, constraints: _Constraints) -> tuple[Tensor, Tensor]:
     """Return KL(t) − KL(0) and t·KL′(t) from the spectrum of D − I, with x = t·a and q = x/(1 + x).
 
-    Written so that nothing is lost where x is small.
+    Written so that nothing is lost where x is small, or near −1.
     """
     dim = a.shape[-1]
     t = t.unsqueeze(-1)
     x = t * a
     q = x / (1 + x)
-    log_p, sum_q = torch.log1p(x), q.sum(-1)
+    sum_log_p, sum_q = torch.log1p(x).sum(-1), q.sum(-1)
     mean = (t * (1 + a) * m / (1 + x)).square()
-    log_kappa, start = constraints.log_kappa(log_p.sum(-1), dim), constraints.log_kappa(0.0, dim)
-    rise = log_kappa - start
-    value = (log_p - q).sum(-1) - torch.expm1(log_kappa) * sum_q + mean.sum(-1)
-    value = value + dim * (start.exp() * torch.expm1(rise) - rise)
+    log_kappa, start = constraints.log_kappa(sum_log_p, dim), constraints.log_kappa(0.0, dim)
+    kappa, rise = log_kappa.exp(), log_kappa - start
+    value = (sum_log_p - dim * rise) + dim * start.exp() * torch.expm1(rise) - kappa * sum_q + mean.sum(-1)
     binding = 1.0 if constraints.equality else (log_kappa > 0).to(x.dtype)
     variance = q.square().sum(-1) - binding * sum_q.square() / dim
-    slope = log_kappa.exp() * variance + 2 * (mean * (1 - q)).sum(-1)
+    slope = kappa * variance + 2 * (mean * (1 - q)).sum(-1)
     return 0.5 * value, 0.5 * slope
 
 

@@ -11,8 +11,8 @@ from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["find_root", "implicit_gradient", "kl_along_path", "kl_root", "pole_limit"]
 
-#: A Newton step below this, relative to t, is the last: the error that it leaves is about its square.
-_LAST_STEP = 1e-7
+#: A Newton step from nearer to the bound than this, relatively, is the last: it leaves about the square of it.
+_NEAR = 2e-7
 _MAX_STEPS = 50
 #: Steps before a bracket is kept: up to ε of about 0.3 they are enough.
 _FREE_STEPS = 4
@@ -71,8 +71,9 @@ def find_root(
     for step in range(_MAX_STEPS if branch else _UNROLLED_STEPS):
         value, slope = function(t)
         # fmin: 0/0, where the function is zero all the way, means the limit.
-        newton = torch.fmin(t * (bound / value).pow(value / slope), limit)
-        moving = (newton - t).abs() > _LAST_STEP * t
+        ratio = bound / value
+        newton = torch.fmin(t * ratio.pow(value / slope), limit)
+        moving = ((ratio - 1).abs() > _NEAR) & (newton != t)
         if branch and not bool(moving.any()):
             return newton
         if step >= _FREE_STEPS or not branch:

@@ -75,9 +75,7 @@ def pair(
     dtype: th.dtype = th.float64,
 ) -> tuple[Gaussian, Gaussian]:
     """A prediction and the old policy."""
-    old = gaussian(
-        *batch, dim=dim, kind=kind, contextual=contextual, condition=condition, offset=offset, dtype=dtype
-    )
+    old = gaussian(*batch, dim=dim, kind=kind, contextual=contextual, condition=condition, offset=offset, dtype=dtype)
     return moved(old, size), old
 
 

@@ -45,9 +45,7 @@ def test_bound_holds(name, dtype, smallest, tolerance):
             new = leaf(new)
             mean_bound, cov_bound = bound(n, per_state, smallest), bound(n, per_state, smallest)
             projected = projection(new, old, mean_bound, cov_bound)
-            for got, limit in zip(
-                distances(projection, projected, old), (mean_bound, cov_bound), strict=True
-            ):
+            for got, limit in zip(distances(projection, projected, old), (mean_bound, cov_bound), strict=True):
                 assert (got <= limit * (1 + tolerance)).all()
             _check_inside_unchanged(projection, new, old, projected, mean_bound, cov_bound)
             _check_finite(new, projected)

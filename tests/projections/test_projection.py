@@ -93,8 +93,9 @@ def test_ill_conditioned_covariances(name, kind, condition, aligned):
         new = new.with_scale(gaussian(16, dim=6, kind=kind, condition=condition).scale)
     new = leaf(new)
     projected = projection(new, old)
-    # Measuring such a covariance in float64 has a relative error of about 1e-16 times its condition number.
-    assert excess(projection, projected, old) <= (1e-10 if condition < 1e8 else 1e-7)
+    # The commuting form squares the condition number.
+    tolerance = 1e-6 if (name, kind, condition) == ("commuting", "full", 1e8) else 1e-10
+    assert excess(projection, projected, old) <= tolerance
     backward(projected)
     assert new.mean.grad.isfinite().all()
     assert new.scale.grad.isfinite().all()
@@ -119,6 +120,23 @@ def test_bounds_per_state_and_per_call(name, kind, per_state):
         assert projected.is_contextual == per_state
     assert projection.is_inside(projected, old, mean_bound, cov_bound).all()
     assert projected.mean.dtype == projected.scale.dtype == th.float64
+
+
+@every_projection
+@every_kind
+@pytest.mark.parametrize("shared", ["new", "old"])
+def test_one_scale_shared_and_the_other_not(name, kind, shared):
+    projection = make(name)
+    new, old = pair(5, dim=3, kind=kind, size=0.5)
+    if shared == "new":
+        new = new.with_scale(new.scale[0])
+    else:
+        old = old.with_scale(old.scale[0])
+    projected = projection(new, old)
+    assert projected.is_contextual
+    assert excess(projection, projected, old) <= 1e-10
+    expanded = projection(new.with_scale(new.scale.expand(projected.scale.shape)), old)
+    assert th.equal(projected.scale, expanded.scale)
 
 
 @every_projection
