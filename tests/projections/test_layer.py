@@ -1,0 +1,107 @@
+"""Algorithm 1: projection and entropy control, in either order, and the entropy the schedule starts from."""
+
+import math
+
+import pytest
+import torch as th
+
+from sb3_trl.projections import EntropySchedule, KLProjection, TrustRegionLayer, control_entropy
+
+from .cases import KINDS, SEPARATE, gaussian, moved, pair
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+@pytest.mark.parametrize("name", SEPARATE)
+def test_without_entropy_bound_the_layer_is_the_projection(name, kind):
+    projection = SEPARATE[name]()
+    new, old = pair(6, dim=3, kind=kind)
+    got, expected = TrustRegionLayer(projection)(new, old), projection(new, old)
+    assert th.equal(got.mean, expected.mean)
+    assert th.equal(got.scale, expected.scale)
+
+
+def test_bounds_of_the_call_replace_those_of_the_projection():
+    new, old = pair(6, dim=3, kind="diagonal", size=1.0)
+    projection = KLProjection(0.1, 0.2)
+    projected = TrustRegionLayer(projection)(new, old, mean_bound=0.01, cov_bound=th.tensor(0.02))
+    mean, cov = projection.distance(projected, old)
+    assert th.allclose(mean, th.full_like(mean, 0.01))
+    assert th.allclose(cov, th.full_like(cov, 0.02))
+
+
+@every_kind
+@pytest.mark.parametrize("name", SEPARATE)
+@pytest.mark.parametrize("equality", [False, True])
+def test_the_last_of_the_two_constraints_has_the_last_word(name, kind, equality):
+    """A shrinking covariance and an entropy bound that the trust region does not reach."""
+    projection = SEPARATE[name]()
+    new, old = pair(6, dim=3, kind=kind)
+    new = new.with_scale(0.3 * new.scale)
+    bound = old.entropy() + 2.0
+    entropy_last = TrustRegionLayer(projection, entropy_equality=equality)
+    projected = entropy_last(new, old, entropy_bound=bound)
+    assert th.allclose(projected.entropy(), bound, rtol=0, atol=1e-9)
+    assert not projection.is_inside(projected, old).any()
+    entropy_first = TrustRegionLayer(projection, entropy_equality=equality, entropy_first=True)
+    projected = entropy_first(new, old, entropy_bound=bound)
+    assert projection.is_inside(projected, old).all()
+    assert (projected.entropy() < bound - 0.1).all()
+    # Entropy first aims at a larger covariance: the result has more entropy than without.
+    assert (projected.entropy() > projection(new, old).entropy()).all()
+
+
+@every_kind
+def test_entropy_bound_that_holds_changes_nothing(kind):
+    projection = KLProjection()
+    new, old = pair(6, dim=3, kind=kind)
+    plain = projection(new, old)
+    bound = th.minimum(new.entropy(), plain.entropy()).min() - 0.1
+    for entropy_first in (False, True):
+        layer = TrustRegionLayer(projection, entropy_first=entropy_first)
+        assert th.equal(layer(new, old, entropy_bound=bound).scale, plain.scale)
+
+
+def test_without_projection_only_the_entropy_is_controlled():
+    new, old = pair(6, dim=3, kind="diagonal")
+    layer = TrustRegionLayer(None)
+    assert layer(new, old) is new
+    bound = new.entropy() + 1.0
+    for entropy_first in (False, True):
+        layer = TrustRegionLayer(None, entropy_first=entropy_first)
+        got = layer(new, old, entropy_bound=bound)
+        assert th.equal(got.scale, control_entropy(new, bound).scale)
+
+
+def test_initial_entropy_is_that_of_the_first_batch_and_stays():
+    layer = TrustRegionLayer(KLProjection(), EntropySchedule("linear", target_entropy=0.0))
+    first, second = gaussian(8, dim=3, kind="diagonal"), gaussian(8, dim=3, kind="diagonal")
+    initial = first.entropy().mean().item()
+    assert math.isnan(layer.initial_entropy)
+    assert layer.entropy_bound(first, 0.0) == pytest.approx(initial)
+    assert layer.entropy_bound(second, 0.5) == pytest.approx(0.5 * initial)
+    assert layer.initial_entropy.item() == pytest.approx(initial)
+
+
+def test_initial_entropy_is_saved_and_loaded():
+    layer = TrustRegionLayer(KLProjection(), EntropySchedule("exp"))
+    old = gaussian(8, dim=3, kind="diagonal")
+    bound = layer.entropy_bound(old, 0.3)
+    loaded = TrustRegionLayer(KLProjection(), EntropySchedule("exp"))
+    loaded.load_state_dict(layer.state_dict())
+    assert loaded.entropy_bound(moved(old, 1.0), 0.3) == bound
+
+
+def test_initial_entropy_does_not_remember_the_network():
+    old = gaussian(8, dim=3, kind="diagonal")
+    old = old.with_scale(old.scale.requires_grad_())
+    layer = TrustRegionLayer(KLProjection(), EntropySchedule())
+    layer.entropy_bound(old, 0.0)
+    assert not layer.initial_entropy.requires_grad
+
+
+def test_without_schedule_there_is_no_entropy_bound():
+    layer = TrustRegionLayer(KLProjection())
+    assert layer.entropy_bound(gaussian(8, dim=3, kind="diagonal"), 0.5) is None
+    assert math.isnan(layer.initial_entropy)
