@@ -23,7 +23,7 @@ from sb3_trl.enforcement import roll_back, step_until_clean
 from sb3_trl.losses import normalize, surrogate_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.penalty import BetaDual, kl_statistic
-from sb3_trl.policies import DistributionAndValues, parameters_behind
+from sb3_trl.policies import DistributionAndValues, parameters_behind, statistics
 from sb3_trl.rollout import Rollout, minibatches
 from sb3_trl.schedules import as_schedule
 from sb3_trl.steps import EagerStep, Loss
@@ -229,12 +229,13 @@ class FixPO(TrustRegionAlgorithm):
             self.dual.update(step(*chunk)["kl"])
 
         data = (rollout.observations, old)
+        policy_state = [*self._policy_parameters, *statistics(self.policy)]
         passes = partial(minibatches, data, self.fixup_batch_size, self.device)
         steps = step_until_clean(passes, is_clean, step_both, self.max_fixup_steps)
         self._rollbacks += roll_back(
             optimizer,
-            self._policy_parameters,
-            start.values(self._policy_parameters),
+            policy_state,
+            start.values(policy_state),
             lambda: self._obeys_bound(self._divergence(self._action_parameters(rollout).double(), old.double())),
         )
         self.policy.set_training_mode(True)
@@ -339,12 +340,12 @@ class _Checkpoint:
     def __init__(self, policy: nn.Module, optimizer: th.optim.Optimizer) -> None:
         self.policy = policy
         self.optimizer = optimizer
-        self._values = {p: p.detach().clone() for p in policy.parameters()}
+        self._values = {x: x.detach().clone() for x in [*policy.parameters(), *statistics(policy)]}
         self._state = copy.deepcopy(optimizer.state_dict())
 
-    def values(self, parameters: list[nn.Parameter]) -> list[th.Tensor]:
-        """Return the values that some of the parameters had."""
-        return [self._values[p] for p in parameters]
+    def values(self, tensors: list[th.Tensor]) -> list[th.Tensor]:
+        """Return the values that some of the tensors had."""
+        return [self._values[x] for x in tensors]
 
     @th.no_grad()
     def restore_unless_finite(self) -> bool:

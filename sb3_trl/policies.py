@@ -170,13 +170,16 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def _build_optimizers(self, learning_rate: float) -> None:
         actor, critic = self.actor_parameters(), self.critic_parameters()
-        kwargs: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
         if set(actor) & set(critic):
-            self.optimizer = self.optimizer_class(self.parameters(), **kwargs)
-            self.critic_optimizer = None
+            self.optimizer, self.critic_optimizer = self.make_optimizer(list(self.parameters()), learning_rate), None
         else:
-            self.optimizer = self.optimizer_class(actor, **kwargs)
-            self.critic_optimizer = self.optimizer_class(critic, **kwargs)
+            self.optimizer = self.make_optimizer(actor, learning_rate)
+            self.critic_optimizer = self.make_optimizer(critic, learning_rate)
+
+    def make_optimizer(self, parameters: list[nn.Parameter], learning_rate: float) -> th.optim.Optimizer:
+        """Return a new optimiser of the policy's class for some of its parameters."""
+        kwargs: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
+        return self.optimizer_class(parameters, **kwargs)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> ProjectedGaussianDistribution:
         distribution = copy.copy(self.action_dist)
@@ -282,6 +285,11 @@ def parameters_behind(policy: ActorCriticPolicy, function: Callable[[Any], th.Te
     parameters = list(policy.parameters())
     gradients = th.autograd.grad(output, parameters, allow_unused=True)
     return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+
+
+def statistics(policy: nn.Module) -> list[th.Tensor]:
+    """Return what a policy's layers keep besides parameters, such as the running means of a batch normalisation."""
+    return [buffer for buffer in policy.buffers() if buffer.is_floating_point()]
 
 
 def _zeros(space: spaces.Space) -> Any:

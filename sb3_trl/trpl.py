@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_trl.enforcement import roll_back, step_until_clean
 from sb3_trl.losses import normalize, surrogate_loss, trust_region_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
-from sb3_trl.policies import CnnPolicy, ForwardPass, MlpPolicy, MultiInputPolicy, TRPLPolicy
+from sb3_trl.policies import CnnPolicy, ForwardPass, MlpPolicy, MultiInputPolicy, TRPLPolicy, statistics
 from sb3_trl.projections import (
     EntropySchedule,
     FrobeniusProjection,
@@ -187,7 +187,7 @@ class TRPL(TrustRegionAlgorithm):
         self._set_learning_rates()
         rollout = self._rollout()
         region = self._trust_region(rollout)
-        start = [p.detach().clone() for p in self.policy.optimizer.param_groups[0]["params"]]
+        start = [tensor.detach().clone() for tensor in self._policy_state()]
 
         stats = RunningMeans()
         self._fit_critic(rollout, stats)
@@ -280,7 +280,11 @@ class TRPL(TrustRegionAlgorithm):
     def _enforce_trust_region(self, rollout: Rollout, region: TrustRegion, start: list[th.Tensor]) -> None:
         """Leave the policy inside the bounds at every state of the batch, whatever it takes."""
 
-        actor, optimizer = ForwardPass(self.policy, "gaussian"), self.policy.optimizer
+        actor = ForwardPass(self.policy, "gaussian")
+        # Moments of its own: those of the surrogate's gradients, which are larger, would make the steps tiny.
+        optimizer = self.policy.make_optimizer(
+            self.policy.actor_parameters(), self.lr_schedule(self._current_progress_remaining)
+        )
 
         @th.no_grad()
         def is_clean(observations: Any, part: TrustRegion) -> bool:
@@ -289,13 +293,19 @@ class TRPL(TrustRegionAlgorithm):
         step = EagerStep(actor, _hard_loss, optimizer, self.max_grad_norm)
         data = (rollout.observations, region)
         steps = step_until_clean(lambda: chunks(data, _HARD_BATCH_SIZE), is_clean, step, self.max_hard_steps)
-        parameters = optimizer.param_groups[0]["params"]
         self._rollbacks += roll_back(
-            optimizer, parameters, start, lambda: bool(region.is_inside(self._gaussians(rollout)).all())
+            self.policy.optimizer,
+            self._policy_state(),
+            start,
+            lambda: bool(region.is_inside(self._gaussians(rollout)).all()),
         )
         self._log("trust_region", {"hard_steps": steps, "rollbacks": self._rollbacks})
 
     # --- plumbing ---
+
+    def _policy_state(self) -> list[th.Tensor]:
+        """Return the tensors that decide how the policy acts: parameters, and statistics of normalising layers."""
+        return [*self.policy.actor_parameters(), *statistics(self.policy)]
 
     def _gaussians(self, rollout: Rollout) -> Gaussian:
         """Return the network's Gaussians at all states of the rollout, without gradient."""
@@ -354,8 +364,12 @@ class TRPL(TrustRegionAlgorithm):
             value = getattr(self, argument)
             if value < 0:
                 raise ValueError(f"{argument}={value} must not be negative.")
-        if self.hard and self.projection is None:
-            raise ValueError("hard=True needs a trust region: choose a projection.")
+        for argument in ("hard", "mean_bound", "cov_bound", "n_regression_epochs"):
+            if self.projection is None and getattr(self, argument):
+                raise ValueError(f"{argument}={getattr(self, argument)} needs a trust region: choose a projection.")
+        for argument in ("entropy_equality", "entropy_first"):
+            if self.entropy_schedule is None and getattr(self, argument):
+                raise ValueError(f"{argument}=True needs entropy control: choose an entropy_schedule.")
         if self.hard and self.entropy_schedule is not None and not self.entropy_first:
             raise ValueError("hard=True leaves the trust region the last word: set entropy_first=True with it.")
         if self.hard and self.max_hard_steps < 1:

@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from support import (
     KINDS,
     SHARED,
+    LinearExtractor,
     PointEnv,
     all_equal,
     collect,
@@ -640,6 +641,20 @@ def test_rolls_back_where_steps_do_not_suffice(kind, kwargs):
     assert rollbacks == sorted(rollbacks)
     assert rollbacks[-1] >= 1
     assert all(log["trust_region/hard_steps"] <= 1 for log in logs)
+
+
+def test_holds_for_fifty_updates_with_a_learning_rate_ten_times_too_high():
+    settings = {"n_steps": 256, "n_epochs": 4, "learning_rate": 5e-4, "projection": "kl"}
+    logs = hard_updates(make_model("HalfCheetah-v5", hard=True, **settings), 50)
+    assert sum(log["trust_region/hard_steps"] for log in logs) > 0
+
+
+def test_rolls_back_the_statistics_of_normalising_layers_too():
+    extractor = {"features_extractor_class": LinearExtractor, "features_extractor_kwargs": {"batch_norm": True}}
+    model = make_model(hard=True, max_hard_steps=5, learning_rate=1e-4, projection="kl", policy_kwargs=extractor)
+    with th.no_grad():
+        model.policy.action_net.weight.mul_(100)
+    hard_updates(model, 3)
 
 
 def test_a_rollback_leaves_the_critic_alone():
