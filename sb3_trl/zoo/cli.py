@@ -81,7 +81,10 @@ def main() -> None:
         return
     name = arguments[0].replace("_", "-")
     if name not in COMMANDS:
-        _fail("sb3-trl", f"there is no command {arguments[0]!r}{closest(name, COMMANDS)} Known: {', '.join(COMMANDS)}.")
+        _fail(
+            "sb3-trl",
+            f"there is no command {arguments[0]!r}{closest(name, COMMANDS) or '.'} Known: {', '.join(COMMANDS)}.",
+        )
     sys.argv = [f"sb3-trl {name}", *arguments[1:]]
     _run(name, arguments[1:])
 
@@ -125,7 +128,9 @@ def _check_algorithm(algo: str | None) -> None:
     from rl_zoo3.utils import ALGOS
 
     if algo is not None and algo not in ALGOS:
-        raise ValueError(f"there is no algorithm {algo!r}{closest(algo, ALGOS)} Known: {', '.join(sorted(ALGOS))}.")
+        raise ValueError(
+            f"there is no algorithm {algo!r}{closest(algo, ALGOS) or '.'} Known: {', '.join(sorted(ALGOS))}."
+        )
 
 
 def _train() -> None:

@@ -13,7 +13,9 @@ __all__ = ["algorithms", "closest", "hyperparameter_file", "hyperparameter_files
 
 def algorithms() -> dict[str, type]:
     """Return the package's algorithms by their RL Zoo key."""
-    return {name.lower(): getattr(sb3_trl, name) for name in ("TRPL", "FixPO", "PAPI") if name in sb3_trl.__all__}
+    from sb3_trl import TRPL, FixPO
+
+    return {"trpl": TRPL, "fixpo": FixPO}
 
 
 def register() -> None:

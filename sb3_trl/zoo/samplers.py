@@ -20,25 +20,43 @@ def sample_trpl_params(
     :param n_envs: Unused.
     :param additional_args: Unused.
     """
-    return convert_trpl_params(
-        {
-            "n_steps_pow": trial.suggest_int("n_steps_pow", 9, 13),
-            "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 9),
-            "n_epochs": trial.suggest_categorical("n_epochs", [5, 10, 20]),
-            "n_critic_epochs": trial.suggest_categorical("n_critic_epochs", [5, 10, 20]),
-            "learning_rate": trial.suggest_float("learning_rate", 1e-5, 2e-3, log=True),
-            "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 5e-3, log=True),
-            "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.05, log=True),
-            "one_minus_gae_lambda": trial.suggest_float("one_minus_gae_lambda", 1e-4, 0.1, log=True),
-            "projection": trial.suggest_categorical("projection", ["kl", "w2", "frobenius"]),
-            "mean_bound": trial.suggest_float("mean_bound", 5e-3, 0.2, log=True),
-            "cov_bound": trial.suggest_float("cov_bound", 1e-4, 1e-2, log=True),
-            "trust_region_coef": trial.suggest_float("trust_region_coef", 1.0, 64.0, log=True),
-            "init_std": trial.suggest_float("init_std", 0.1, 1.0, log=True),
-            "net_arch": trial.suggest_categorical("net_arch", ["tiny", "small", "medium"]),
-            "activation_fn": trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
-        }
-    )
+    own = {
+        "n_critic_epochs": trial.suggest_categorical("n_critic_epochs", [5, 10, 20]),
+        "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 5e-3, log=True),
+        "projection": trial.suggest_categorical("projection", ["kl", "w2", "frobenius"]),
+        "mean_bound": trial.suggest_float("mean_bound", 5e-3, 0.2, log=True),
+        "cov_bound": trial.suggest_float("cov_bound", 1e-4, 1e-2, log=True),
+        "trust_region_coef": trial.suggest_float("trust_region_coef", 1.0, 64.0, log=True),
+        "init_std": trial.suggest_float("init_std", 0.1, 1.0, log=True),
+    }
+    return convert_trpl_params(_sample_common(trial) | own)
+
+
+def sample_fixpo_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw FixPO's hyperparameters; parameters as in ``sample_trpl_params``."""
+    own = {
+        "kl_bound": trial.suggest_float("kl_bound", 0.02, 1.0, log=True),
+        "kl_target_coef": trial.suggest_float("kl_target_coef", 1.0, 6.0),
+        "beta_learning_rate": trial.suggest_float("beta_learning_rate", 1e-3, 0.1, log=True),
+        "vf_coef": trial.suggest_float("vf_coef", 0.05, 1.0, log=True),
+        "normalize_advantage": trial.suggest_categorical("normalize_advantage", [False, True]),
+    }
+    return convert_onpolicy_params(_sample_common(trial) | own)
+
+
+def _sample_common(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "n_steps_pow": trial.suggest_int("n_steps_pow", 9, 13),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 9),
+        "n_epochs": trial.suggest_categorical("n_epochs", [5, 10, 20]),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 2e-3, log=True),
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.05, log=True),
+        "one_minus_gae_lambda": trial.suggest_float("one_minus_gae_lambda", 1e-4, 0.1, log=True),
+        "net_arch": trial.suggest_categorical("net_arch", ["tiny", "small", "medium"]),
+        "activation_fn": trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
+    }
 
 
 def convert_trpl_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
@@ -51,5 +69,5 @@ def convert_trpl_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 
 
 #: By RL Zoo key.
-SAMPLERS = {"trpl": sample_trpl_params}
-CONVERTERS = {"trpl": convert_trpl_params}
+SAMPLERS = {"trpl": sample_trpl_params, "fixpo": sample_fixpo_params}
+CONVERTERS = {"trpl": convert_trpl_params, "fixpo": convert_onpolicy_params}
