@@ -1,98 +1,166 @@
-"""Time the projections, forward and backward, on one thread: medians in one run.
+"""How long a projection takes, forward and backward, in one table: ``python benchmarks/projections.py``.
 
-python benchmarks/projections.py            # prints a Markdown table
-python benchmarks/projections.py --quick    # the sizes of one minibatch only
+Medians of many repetitions, on one thread, all rows in one run; on a busy machine, ``--clock cpu`` leaves out the
+time in which other programs ran. "none" is a batch in which no state violates its
+bound, "all" one in which every state does. The last column is a yardstick: the time that the eigenvalues of as many
+covariances take, without which no projection of full covariances is found.
+
+    python benchmarks/projections.py --projections kl --kinds full --sizes 512x17
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
-from sb3_trl.projections import FrobeniusProjection, Gaussian, KLProjection, Projection, WassersteinProjection
+from sb3_trl.projections import (
+    FrobeniusProjection,
+    Gaussian,
+    JointKLProjection,
+    KLProjection,
+    Projection,
+    WassersteinProjection,
+)
 
 PROJECTIONS: dict[str, type[Projection]] = {
-    "KL": KLProjection,
-    "W2": WassersteinProjection,
-    "FROB": FrobeniusProjection,
+    "kl": KLProjection,
+    "w2": WassersteinProjection,
+    "frobenius": FrobeniusProjection,
+    "joint_kl": JointKLProjection,
 }
-SHAPES = {
-    "diagonal, non-contextual": [(32, 6), (64, 6), (2048, 6), (512, 17)],
-    "diagonal, contextual": [(32, 6), (64, 6), (2048, 6), (512, 17)],
-    "full, contextual": [(32, 6), (64, 6), (512, 17), (2048, 17)],
-}
+Clock: TypeAlias = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.thread_time}
+KINDS = ("shared", "diagonal", "full")
+SIZES = ("32x6", "64x6", "512x6", "2048x6", "32x17", "64x17", "512x17", "2048x17")
+MEAN_BOUND, COV_BOUND = 0.03, 1e-3
 
 
-def old_policy(kind: str, batch: int, dim: int) -> Gaussian:
-    """Return a batch of old policies with random covariances of moderate condition."""
-    mean = torch.randn(batch, dim)
-    if kind == "diagonal, non-contextual":
-        return Gaussian(mean, std=0.5 + torch.rand(dim))
-    if kind == "diagonal, contextual":
-        return Gaussian(mean, std=0.5 + torch.rand(batch, dim))
-    noise = 0.3 * torch.randn(batch, dim, dim) / dim**0.5
-    return Gaussian(mean, scale_tril=noise.tril(-1) + torch.diag_embed(0.5 + torch.rand(batch, dim)))
+@dataclass(frozen=True)
+class Case:
+    """One row: a projection of ``batch`` states with ``dim`` actions.
+
+    :param kind: ``"shared"`` (one diagonal standard deviation for all states), ``"diagonal"`` or ``"full"``.
+    :param projected: Whether all states violate their bounds, or none.
+    """
+
+    projection: str
+    kind: str
+    batch: int
+    dim: int
+    projected: bool
+    dtype: torch.dtype
+
+    def gaussians(self) -> tuple[Gaussian, Gaussian]:
+        """Return the prediction, whose mean and scale are leaves, and the old policy."""
+        torch.manual_seed(0)
+        size = 1.0 if self.projected else 1e-4
+        mean = torch.randn(self.batch, self.dim, dtype=torch.float64)
+        new_mean = mean + size * torch.randn_like(mean)
+        if self.kind == "full":
+            root = torch.randn(self.batch, self.dim, self.dim, dtype=torch.float64) / math.sqrt(self.dim)
+            scale = torch.linalg.cholesky(torch.eye(self.dim) + root @ root.mT)
+            noise = size * torch.randn_like(scale) / math.sqrt(self.dim)
+            new_scale = scale @ (noise.tril(-1) + torch.diag_embed(noise.diagonal(dim1=-2, dim2=-1).exp()))
+            return self._leaves(Gaussian(new_mean, scale_tril=new_scale)), self._cast(Gaussian(mean, scale_tril=scale))
+        own = (self.batch, self.dim) if self.kind == "diagonal" else (self.dim,)
+        std = 0.5 + torch.rand(own, dtype=torch.float64)
+        new_std = std * torch.exp(0.5 * size * torch.randn_like(std))
+        return self._leaves(Gaussian(new_mean, std=new_std)), self._cast(Gaussian(mean, std=std))
+
+    def _cast(self, gaussian: Gaussian) -> Gaussian:
+        return gaussian.with_scale(gaussian.scale.to(self.dtype), gaussian.mean.to(self.dtype))
+
+    def _leaves(self, gaussian: Gaussian) -> Gaussian:
+        gaussian = self._cast(gaussian)
+        return gaussian.with_scale(gaussian.scale.requires_grad_(), gaussian.mean.requires_grad_())
 
 
-def prediction(old: Gaussian, distance: float) -> Gaussian:
-    """Return a prediction whose every state is about ``distance`` standard deviations away; a leaf."""
-    mean = old.mean + distance * old.mean.abs().mean() * torch.randn_like(old.mean)
-    if old.is_diagonal:
-        scale = old.scale * (1 + distance * torch.rand_like(old.scale))
-    else:
-        scale = old.scale * (1 + distance) + distance * 0.1 * torch.randn_like(old.scale).tril()
-    return old.with_scale(scale.requires_grad_(), mean.requires_grad_())
+@dataclass(frozen=True)
+class Timing:
+    """Medians in milliseconds."""
+
+    forward: float
+    both: float
+    eigenvalues: float
 
 
-def median_ms(function: Callable[[], object], repetitions: int) -> float:
-    """Return the median duration in milliseconds after a warm-up."""
-    function()
-    durations = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
+def measure(case: Case, budget: float, clock: Clock) -> Timing:
+    """Time one case for about ``budget`` seconds."""
+    new, old = case.gaussians()
+    projection = PROJECTIONS[case.projection](MEAN_BOUND, COV_BOUND)
+    inside = projection.is_inside(new, old)
+    assert not inside.any() if case.projected else inside.all()
+    projected = projection(new, old)
+    cotangents = [torch.randn_like(projected.mean), torch.randn_like(projected.scale)]
+
+    def both() -> None:
+        projected = projection(new, old)
+        torch.autograd.backward([projected.mean, projected.scale], cotangents)
+        new.mean.grad = new.scale.grad = None
+
+    covariance = old.covariance.double()
+    return Timing(
+        median(lambda: projection(new, old), 0.4 * budget, clock),
+        median(both, 0.4 * budget, clock),
+        median(lambda: torch.linalg.eigvalsh(covariance), 0.2 * budget, clock) if case.kind == "full" else math.nan,
+    )
+
+
+def median(function: Callable[[], object], budget: float, clock: Clock) -> float:
+    """Return the median duration of a call in milliseconds; at least 7 calls, after 3 to warm up."""
+    for _ in range(3):
         function()
-        durations.append(time.perf_counter() - start)
+    durations: list[float] = []
+    end = time.perf_counter() + budget
+    while len(durations) < 7 or time.perf_counter() < end:
+        start = clock()
+        function()
+        durations.append(clock() - start)
     return 1e3 * statistics.median(durations)
 
 
-def measure(projection: Projection, old: Gaussian, new: Gaussian, repetitions: int) -> tuple[float, float, float]:
-    """Return milliseconds forward, milliseconds forward and backward, and the share of states projected."""
-    inside = projection.is_inside(new.detach(), old, 1e9, projection.cov_bound).float().mean().item()
-
-    def forward() -> Gaussian:
-        return projection(new, old)
-
-    def both() -> None:
-        projected = forward()
-        torch.autograd.backward([projected.mean.sum() + projected.scale.sum()])
-
-    return median_ms(forward, repetitions), median_ms(both, repetitions), 1 - inside
+def cases(arguments: argparse.Namespace) -> Iterator[Case]:
+    """Return the rows of the table."""
+    dtype = getattr(torch, arguments.dtype)
+    for projection in arguments.projections:
+        for kind in arguments.kinds:
+            for size in arguments.sizes:
+                batch, dim = map(int, size.split("x"))
+                for projected in (False, True):
+                    yield Case(projection, kind, batch, dim, projected, dtype)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="only batches of 32 and 64")
-    parser.add_argument("--repetitions", type=int, default=41)
-    args = parser.parse_args()
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--projections", nargs="+", default=list(PROJECTIONS), choices=PROJECTIONS)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="BATCHxDIM")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument("--budget", type=float, default=0.5, help="seconds for each row")
+    parser.add_argument("--clock", default="wall", choices=CLOCKS, help="time that passed, or that the thread ran")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    print("| covariance | states × actions | projection | covariances projected | forward | forward + backward |")
-    print("|---|---|---|---|---|---|")
-    for kind, shapes in SHAPES.items():
-        for batch, dim in shapes:
-            if args.quick and batch > 64:
-                continue
-            old = old_policy(kind, batch, dim)
-            for name, projection in PROJECTIONS.items():
-                for distance in (0.3, 1e-4):
-                    new = prediction(old, distance)
-                    forward, both, share = measure(projection(), old, new, args.repetitions)
-                    row = f"| {kind} | {batch} × {dim} | {name} | {share:.0%} | {forward:.2f} ms | {both:.2f} ms |"
-                    print(row, flush=True)
+    clock = f"{arguments.clock} time, medians in ms"
+    print(f"PyTorch {torch.__version__}, {platform.machine()}, one thread, {arguments.dtype}, {clock}\n")
+    print("| projection | covariance | states × actions | projected | forward | forward + backward | eigenvalues |")
+    print("|---|---|---|---|---|---|---|")
+    for case in cases(arguments):
+        timing = measure(case, arguments.budget, CLOCKS[arguments.clock])
+        yardstick = "" if math.isnan(timing.eigenvalues) else f"{timing.eigenvalues:.3f}"
+        print(
+            f"| {case.projection} | {case.kind} | {case.batch} × {case.dim} | {'all' if case.projected else 'none'} "
+            f"| {timing.forward:.3f} | {timing.both:.3f} | {yardstick} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

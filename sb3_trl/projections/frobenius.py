@@ -44,7 +44,7 @@ class FrobeniusProjection(Projection):
 
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return the Cholesky factor of Σ̃."""
-        outside = ~(frobenius_covariance(new.detach().double(), old.double()) <= bound)
+        outside = ~(frobenius_covariance(new.detach().double(), old) <= bound)
         unit = torch.finfo(new.scale.dtype).eps
 
         def project(tril: Tensor, tril_old: Tensor, epsilon: Tensor, _: Tensor) -> Tensor:

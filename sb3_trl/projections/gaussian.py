@@ -22,6 +22,7 @@ __all__ = [
     "frobenius_covariance",
     "kl",
     "kl_covariance",
+    "kl_of_difference",
     "mahalanobis",
     "wasserstein",
     "wasserstein_covariance",
@@ -122,7 +123,9 @@ class Gaussian:
         return self.with_scale(self.scale.double(), self.mean.double())
 
     def detach(self) -> Gaussian:
-        """Return the same Gaussian without its gradient history."""
+        """Return the same Gaussian without its gradient history; itself if it has none."""
+        if not self.mean.requires_grad and not self.scale.requires_grad:
+            return self
         return self.with_scale(self.scale.detach(), self.mean.detach())
 
     def __getitem__(self, index: Tensor | slice) -> Gaussian:
@@ -190,9 +193,15 @@ def kl_covariance(p: Gaussian, q: Gaussian) -> Tensor:
     With E = L_q⁻¹(L_p − L_q) it is ½‖E‖²_F + Σ (E_ii − log(1 + E_ii)), in which a small difference keeps its
     digits, and which is zero with zero gradient where the scales are equal. The diagonal case is the same.
     """
-    e = whitened_difference(p, q)
-    diagonal = e if p.is_diagonal else e.diagonal(dim1=-2, dim2=-1)
-    return 0.5 * e.square().sum(_event_dims(p)) + (diagonal - torch.log1p(diagonal)).sum(-1)
+    return kl_of_difference(whitened_difference(p, q), p.is_diagonal)
+
+
+def kl_of_difference(e: Tensor, is_diagonal: bool) -> Tensor:
+    """½‖E‖²_F + Σ (E_ii − log(1 + E_ii)) for lower-triangular E, or diagonal E given by its diagonal."""
+    if is_diagonal:
+        return (0.5 * e.square() + e - torch.log1p(e)).sum(-1)
+    diagonal = e.diagonal(dim1=-2, dim2=-1)
+    return 0.5 * torch.linalg.matrix_norm(e).square() + (diagonal - torch.log1p(diagonal)).sum(-1)
 
 
 def wasserstein_covariance(p: Gaussian, q: Gaussian) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sb3_trl.projections.gaussian import Gaussian, kl_covariance, mahalanobis
+from sb3_trl.projections.gaussian import Gaussian, kl_covariance, kl_of_difference, mahalanobis
 from sb3_trl.projections.matrices import identity_like, inverse_tril
-from sb3_trl.projections.projection import Bound, Projection, project_active_rows
+from sb3_trl.projections.projection import Bound, Projection, project_active_rows, whitened_step
 from sb3_trl.projections.root import kl_along_path, kl_root
 from sb3_trl.projections.tracing import can_branch
 
@@ -58,7 +58,7 @@ class KLProjection(Projection):
 
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return the Cholesky factor of Σ̃; only eigen*values* are computed, and no gradient needs them."""
-        outside = ~(kl_covariance(new.detach().double(), old.double()) <= bound)
+        outside = ~(kl_of_difference(whitened_step(new, old), is_diagonal=False) <= bound)
         return project_active_rows(new, old, bound, outside, _project_precision)
 
 
@@ -84,6 +84,9 @@ def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: 
         t = kl_root(a, reachable_bound(bound, rounding))
         factor = inverse_cholesky(t, difference)
         projected = tril_old @ factor
+    if not torch.is_grad_enabled():
+        return projected
+    with torch.no_grad():
         q = factor + f @ factor
         left = torch.linalg.solve_triangular(tril.mT, t[..., None, None] * q, upper=True).mT
         eye = identity_like(tril)

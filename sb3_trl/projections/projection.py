@@ -56,7 +56,7 @@ class Projection(ABC):
         :raises ValueError: if the two differ in kind or dimension.
         """
         check_pair(new, old)
-        old = old.detach()
+        old = old.detach() if old.is_diagonal else old.detach().double()
         mean = self.project_mean(new, old, self.mean_bound if mean_bound is None else mean_bound)
         project_scale = self.project_std if new.is_diagonal else self.project_tril
         return new.with_scale(project_scale(new, old, self.cov_bound if cov_bound is None else cov_bound), mean)
@@ -151,6 +151,7 @@ def project_active_rows(
     Where ``can_branch``, only the active states are computed. A prediction that is not finite or not positive
     definite is replaced by the old scale (see ``invalid_scale``), and so is a result that is not finite.
 
+    :param old: The old policy in float64.
     :param active: Which states violate the bound; broadcasts to the batch.
     :param project: Maps (L, L_old, ε, rounding) of n states, float64, to the projected Cholesky factors;
         ``rounding`` is what rounding L_old to the output's dtype changes in its own metric, n numbers.
@@ -166,11 +167,11 @@ def project_active_rows(
         return tril
     epsilon = epsilon.expand(shape)
     unit = 0.5 * torch.finfo(tril.dtype).eps
-    rounding = (unit * relative_size(old.scale.double(), old.inverse_tril)).expand(shape)
+    rounding = (unit * relative_size(old.scale, old.inverse_tril)).expand(shape)
 
     def compute(rows: Tensor, rows_old: Tensor, epsilon: Tensor, rounding: Tensor) -> Tensor:
-        result = project(rows.double(), rows_old.double(), epsilon, rounding).to(rows.dtype)
-        return torch.where(_is_finite(result)[..., None, None], result, rows_old)
+        result = project(rows.double(), rows_old, epsilon, rounding).to(rows.dtype)
+        return torch.where(_is_finite(result)[..., None, None], result, rows_old.to(rows.dtype))
 
     if not can_branch(active) or bool(active.all()):
         return torch.where(active[..., None, None], compute(tril, tril_old, epsilon, rounding), tril)
@@ -178,6 +179,11 @@ def project_active_rows(
     flat, *others = (x.reshape(-1, *x.shape[len(shape) :]) for x in (tril, tril_old, epsilon, rounding))
     projected = compute(flat[rows], *(x[rows] for x in others))
     return flat.index_put((rows,), projected).reshape(size)
+
+
+def whitened_step(new: Gaussian, old: Gaussian) -> Tensor:
+    """E = L_o⁻¹(L − L_o) in float64, without gradient, for full covariances."""
+    return old.inverse_tril @ (new.scale.detach().double() - old.scale)
 
 
 def invalid_scale(gaussian: Gaussian) -> Tensor:
@@ -199,21 +205,22 @@ def with_valid_scale(gaussian: Gaussian, substitute: Gaussian) -> Gaussian:
 
 def _project_mean_full(new: Tensor, old: Gaussian, bound: Bound) -> Tensor:
     """Project the means in the metric of a full covariance, in float64."""
-    start = old.mean.double()
-    step = new.double() - start
+    step = new.double() - old.mean
     distance = torch.linalg.vector_norm(matvec(old.inverse_tril, step), dim=-1, keepdim=True)
-    with torch.no_grad():
-        t, _ = radial_weight(distance, column(bound))
-        size = matvec(old.inverse_tril.abs(), start.abs() + t * step.abs())
-        rounding = torch.finfo(new.dtype).eps * torch.linalg.vector_norm(size, dim=-1, keepdim=True)
-    t, inside = radial_weight(distance, column(bound), rounding)
-    return torch.where(inside, new, (start + t * step).to(new.dtype))
+    t, inside = radial_weight(distance.detach(), column(bound))
+    if can_branch(inside) and bool(inside.all()):
+        return new
+    reach = old.mean.abs() + t * step.detach().abs()
+    rounding = torch.linalg.vector_norm(matvec(old.inverse_tril.abs(), reach), dim=-1, keepdim=True)
+    t, inside = radial_weight(distance, column(bound), torch.finfo(new.dtype).eps * rounding)
+    return torch.where(inside, new, (old.mean + t * step).to(new.dtype))
 
 
 def _substitute(gaussian: Gaussian, where: Tensor, substitute: Gaussian) -> Gaussian:
     if can_branch(where) and not bool(where.any()):
         return gaussian
-    return gaussian.with_scale(torch.where(where[..., None, None], substitute.scale, gaussian.scale))
+    scale = substitute.scale.to(gaussian.scale.dtype)
+    return gaussian.with_scale(torch.where(where[..., None, None], scale, gaussian.scale))
 
 
 def _is_finite(matrix: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sb3_trl.projections.gaussian import Gaussian, wasserstein_covariance
 from sb3_trl.projections.matrices import identity_like
-from sb3_trl.projections.projection import Bound, Projection, project_active_rows
+from sb3_trl.projections.projection import Bound, Projection, project_active_rows, whitened_step
 from sb3_trl.projections.radial import radial_projection, radial_weight
 from sb3_trl.projections.spectral import spd_sqrt, sqrt_difference
 
@@ -53,7 +53,8 @@ class WassersteinProjection(Projection):
 
 def _project_root(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: Tensor) -> Tensor:
     """C̃^½ = I + t(C^½ − I), Σ̃ = L_o C̃ L_oᵀ; the prediction itself where it is inside."""
-    step = sqrt_difference(_covariance_difference(tril, tril_old))
+    e = torch.linalg.solve_triangular(tril_old, tril - tril_old, upper=False)
+    step = sqrt_difference(_covariance_difference(e))
     t, inside = radial_weight(torch.linalg.matrix_norm(step), bound, 4 * rounding)
     root = identity_like(tril) + t[..., None, None] * step
     factor, _ = torch.linalg.cholesky_ex(root @ root)
@@ -71,17 +72,15 @@ def _project_commuting(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: 
     return torch.where(inside[..., None, None], tril, factor)
 
 
-@torch.no_grad()
 def _surely_inside(new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
     """Return where ‖C^½ − I‖² ≤ ε follows without eigenvalues, from f = ‖C − I‖_F.
 
     For every eigenvalue r of C, |√r − 1| = |r − 1|/(1 + √r) and r ≥ 1 − f.
     """
-    f = torch.linalg.matrix_norm(_covariance_difference(new.scale.double(), old.scale.double()))
+    f = torch.linalg.matrix_norm(_covariance_difference(whitened_step(new, old)))
     return (f / (1 + (1 - f).clamp(min=0).sqrt())).square() <= bound
 
 
-def _covariance_difference(tril: Tensor, tril_old: Tensor) -> Tensor:
-    """C − I with C = L_o⁻¹ Σ L_o⁻ᵀ, without losing digits near I."""
-    e = torch.linalg.solve_triangular(tril_old, tril - tril_old, upper=False)
+def _covariance_difference(e: Tensor) -> Tensor:
+    """C − I = E + Eᵀ + EEᵀ with C = L_o⁻¹ Σ L_o⁻ᵀ and E = L_o⁻¹(L − L_o), without losing digits near I."""
     return e + e.mT + e @ e.mT
