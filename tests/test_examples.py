@@ -1,4 +1,4 @@
-"""Every example runs, and does what it says."""
+"""Every example runs, with few steps and epochs, and does what it says."""
 
 import importlib.util
 import re
@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_trl import TRPL
+from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.projections import Gaussian
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -31,6 +32,13 @@ def load(name: str) -> ModuleType:
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run an example's ``main`` as if from the command line, and return what it printed."""
+    learn = TrustRegionAlgorithm.learn
+
+    def learn_with_few_epochs(model, *args, **kwargs):
+        model.n_epochs, model.n_critic_epochs = 3, 1
+        return learn(model, *args, **kwargs)
+
+    monkeypatch.setattr(TrustRegionAlgorithm, "learn", learn_with_few_epochs)
 
     def call(name: str, *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
