@@ -14,6 +14,8 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := sb3_trl tests examples benchmarks
+# Those that measure speed; learning curves take hours and have arguments of their own.
+BENCHMARKS := $(filter-out benchmarks/learning_curves.py,$(wildcard benchmarks/*.py))
 
 # More threads than one cost time with networks of this size, and a lot of it when cores are shared.
 export OMP_NUM_THREADS ?= 1
@@ -62,9 +64,7 @@ docs: $(INSTALLED_DOCS)
 	$(BIN)/mkdocs build --strict
 
 bench: $(INSTALLED)
-	for script in benchmarks/projections.py benchmarks/training.py; do \
-	    if [ -f $$script ]; then $(BIN)/python $$script || exit 1; fi; \
-	done
+	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
