@@ -65,7 +65,7 @@ class JointKLProjection(Projection):
         path = _DiagonalPath if new.is_diagonal else _FullPath
         wide, wide_old = new.double(), _expand(old.double(), inside.shape)
         rounding = 0.5 * torch.finfo(new.mean.dtype).eps * _size(wide_old)
-        return choose(inside, new, path(wide, wide_old).solve(problem.with_margin(rounding), inside))
+        return _choose(inside, new, path(wide, wide_old).solve(problem.with_margin(rounding), inside))
 
     def mean_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
         """Return ½ Mahalanobis², the mean part of KL(p ‖ q) in nats."""
@@ -206,7 +206,7 @@ class _Path(ABC):
         root = torch.exp(0.5 * constraints.log_kappa(point.log_det, dim))
         mean = self.old.mean + self.old.unwhiten(point.mean)
         solution = self.old.with_scale(self.compose(point.factor), mean).scaled(root)
-        return choose(infeasible, self.old.scaled(torch.exp(0.5 * constraints.edge(dim))), solution)
+        return _choose(infeasible, self.old.scaled(torch.exp(0.5 * constraints.edge(dim))), solution)
 
 
 class _DiagonalPath(_Path):
@@ -267,7 +267,7 @@ def _divergence(t: Tensor, a: Tensor, m: Tensor, constraints: _Constraints) -> t
     return 0.5 * value, 0.5 * slope
 
 
-def choose(condition: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
+def _choose(condition: Tensor, first: Gaussian, second: Gaussian) -> Gaussian:
     """Return ``first`` where ``condition`` holds and ``second`` elsewhere, in the dtype of ``first``."""
     mean = torch.where(condition[..., None], first.mean, second.mean.to(first.mean.dtype))
     condition = condition[..., None] if first.is_diagonal else condition[..., None, None]

@@ -89,7 +89,7 @@ class Projection(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not project diagonal covariances.")
 
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
-        """Return the projected Cholesky factors, in the shape of ``new.scale_tril``."""
+        """Return the projected Cholesky factors, in the shape of ``new.scale_tril``; ``old`` comes in float64."""
         raise NotImplementedError(f"{type(self).__name__} does not project full covariances.")
 
     def is_inside(

@@ -12,15 +12,16 @@ def radial_weight(distance: Tensor, bound: Tensor | float, rounding: Tensor | fl
     """Return t = min(1, √ε/D), the share of the step that the bound allows (eqs 6, 7, 9), and where D ≤ √ε.
 
     In the paper's multiplier η: t = 1/(1 + η). Outside, t is shortened by what rounding the projected
-    parameters to floating point can add to their distance, so that the numbers themselves obey the bound.
+    parameters to floating point can add to their distance, so that the numbers themselves obey the bound;
+    and what is nearer to the bound than D can be computed counts as outside.
 
     :param distance: D (not squared), ``(*batch,)``.
     :param bound: ε, positive; broadcasts to the batch.
     :param rounding: What rounding the result can add to D; broadcasts to the batch.
     """
     info = torch.finfo(distance.dtype)
-    root = torch.as_tensor(bound, dtype=distance.dtype, device=distance.device).sqrt()
-    limit = ((1 - 9 * info.eps) * root - rounding).clamp(min=info.tiny)
+    root = (1 - 4 * info.eps) * torch.as_tensor(bound, dtype=distance.dtype, device=distance.device).sqrt()
+    limit = ((1 - 5 * info.eps) * root - rounding).clamp(min=info.tiny)
     return limit / torch.maximum(distance, limit), distance <= root
 
 
