@@ -55,7 +55,7 @@ def main() -> None:
         with torch.no_grad():
             projected = layer(make_gaussian(mean, raw), old)
             tril = projected.scale_tril
-            mean, raw = projected.mean, tril.tril(-1) + torch.diag(inverse_softplus(tril.diagonal() - 1e-4))
+            mean, raw = projected.mean.detach(), tril.tril(-1) + torch.diag(inverse_softplus(tril.diagonal() - 1e-4))
             mean_part, cov_part = layer.projection.distance(projected, old)
         if iteration % 10 == 0 or iteration == args.iterations - 1:
             print(

@@ -180,3 +180,13 @@ def test_the_log_of_a_run(run):
     for key in ("trust_region/kl_mean", "train/value_loss", "eval/mean_reward", "rollout/ep_rew_mean"):
         assert len(events.Scalars(key)) >= 1
         assert key.partition("/")[2] in printed
+
+
+def test_the_environment_of_the_file_is_also_the_one_evaluated(tmp_path):
+    """Ant's entry leaves the contact forces out of the observation; 27 numbers, in training and evaluation."""
+    small = ["n_steps:64", "batch_size:32", "n_epochs:1", "n_critic_epochs:1"]
+    command = [sys.executable, "-m", "sb3_trl.zoo.cli", "train", "--algo", "trpl", "--env", "Ant-v5", "-n", "64"]
+    options = ["--eval-freq", "32", "--eval-episodes", "1", "-f", str(tmp_path), "--device", "cpu", "-params", *small]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "trpl" / "Ant-v5_1" / "evaluations.npz").is_file()

@@ -45,6 +45,9 @@ class Experiment(ExperimentManager):
         for key in ("policy", "n_timesteps"):
             if key not in hyperparams:
                 raise ValueError(f"{self.config} has no {key!r} for {self.env_name.gym_id}.")
+        if "env_kwargs" in hyperparams and self._eval_env_kwargs_args is None:
+            # rl_zoo3 forgets the file's env_kwargs where it evaluates: the two environments would differ.
+            self.eval_env_kwargs = hyperparams["env_kwargs"]
         return _numbers(hyperparams), type(saved)(_numbers(saved))
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
