@@ -35,7 +35,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    layer = TrustRegionLayer(KLProjection(mean_bound=0.1, cov_bound=0.02))
+    layer = TrustRegionLayer(KLProjection(mean_bound=0.1, cov_bound=0.005))
     mean, raw = torch.tensor([-1.0, 1.0]), torch.eye(2)
     for iteration in range(args.iterations):
         old = make_gaussian(mean, raw).detach()
