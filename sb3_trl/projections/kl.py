@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from sb3_trl.projections.gaussian import Gaussian, kl_covariance, kl_of_difference, mahalanobis
 from sb3_trl.projections.matrices import identity_like, inverse_tril
@@ -84,16 +85,31 @@ def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: 
         t = kl_root(a, reachable_bound(bound, rounding))
         factor = inverse_cholesky(t, difference)
         projected = tril_old @ factor
-    if not torch.is_grad_enabled():
-        return projected
-    with torch.no_grad():
         q = factor + f @ factor
-        left = torch.linalg.solve_triangular(tril.mT, t[..., None, None] * q, upper=True).mT
-        eye = identity_like(tril)
-        normal = eye - factor.mT @ factor
-        half = torch.ones_like(eye).tril() - 0.5 * eye
-    c = _along_boundary(left @ _zero(tril) @ q, normal, (-2, -1))
-    return projected + projected @ (half * (c + c.mT))
+        normal = identity_like(tril) - factor.mT @ factor
+    return _BoundaryGradient.apply(tril, projected, t[..., None, None], q, normal)
+
+
+class _BoundaryGradient(torch.autograd.Function):
+    """Gives L̃ the gradient of the boundary, dL̃ = t L̃ Φ(C + Cᵀ), in the notation of ``_project_precision``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tril: Tensor, projected: Tensor, t: Tensor, q: Tensor, normal: Tensor) -> Tensor:
+        return projected.clone()
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        tril, projected, t, q, normal = ctx.saved_tensors
+        lower = (projected.mT @ gradient).tril()
+        b = _along_boundary(lower + lower.tril(-1).mT, normal, (-2, -1))
+        step = torch.linalg.solve_triangular(tril.mT, t * q @ b, upper=True)
+        return step @ q.mT, None, None, None, None
 
 
 def _zero(prediction: Tensor) -> Tensor:
