@@ -85,8 +85,8 @@ def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: 
         t = kl_root(a, reachable_bound(bound, rounding))
         factor = inverse_cholesky(t, difference)
         projected = tril_old @ factor
-        q = factor + f @ factor
-        normal = identity_like(tril) - factor.mT @ factor
+        q = (f @ factor).add_(factor)
+        normal = (factor.mT @ -factor).add_(identity_like(tril))
     return _BoundaryGradient.apply(tril, projected, t[..., None, None], q, normal)
 
 
@@ -108,7 +108,7 @@ class _BoundaryGradient(torch.autograd.Function):
         tril, projected, t, q, normal = ctx.saved_tensors
         lower = (projected.mT @ gradient).tril()
         b = _along_boundary(lower + lower.tril(-1).mT, normal, (-2, -1))
-        step = torch.linalg.solve_triangular(tril.mT, t * q @ b, upper=True)
+        step = torch.linalg.solve_triangular(tril, (t * q @ b).mT, upper=False, left=False).mT
         return step @ q.mT, None, None, None, None
 
 
@@ -129,7 +129,7 @@ def precision_difference(tril: Tensor, tril_old: Tensor) -> tuple[Tensor, Tensor
     D, the predicted precision in the metric of Σ_o, is (I + F)ᵀ(I + F).
     """
     f = torch.linalg.solve_triangular(tril, tril_old - tril, upper=False)
-    return f, f + f.mT + f.mT @ f
+    return f, (f.mT @ f).add_(f).add_(f.mT)
 
 
 def inverse_cholesky(t: Tensor, difference: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def inverse_cholesky(t: Tensor, difference: Tensor) -> Tensor:
     :param t: ``(*batch,)``.
     :param difference: D − I, ``(*batch, d, d)``.
     """
-    precision = identity_like(difference) + t[..., None, None] * difference
+    precision = torch.addcmul(identity_like(difference), t[..., None, None], difference)
     reversed_factor, _ = torch.linalg.cholesky_ex(precision.flip(-2, -1))
     return inverse_tril(reversed_factor).flip(-2, -1).mT
 

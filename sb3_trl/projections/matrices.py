@@ -25,4 +25,4 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
 
 def relative_size(tril: Tensor, inverse: Tensor) -> Tensor:
     """‖ |L⁻¹| |L| ‖_F: machine epsilon times this is what rounding L changes in its own metric."""
-    return torch.linalg.matrix_norm(inverse.abs() @ tril.abs())
+    return torch.linalg.matrix_norm(inverse.float().abs_() @ tril.float().abs_()).to(tril.dtype)

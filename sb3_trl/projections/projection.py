@@ -171,9 +171,14 @@ def project_active_rows(
 
     def compute(rows: Tensor, rows_old: Tensor, epsilon: Tensor, rounding: Tensor) -> Tensor:
         result = project(rows.double(), rows_old, epsilon, rounding).to(rows.dtype)
-        return torch.where(_is_finite(result)[..., None, None], result, rows_old.to(rows.dtype))
+        finite = _is_finite(result.detach())
+        if can_branch(finite) and bool(finite.all()):
+            return result
+        return torch.where(finite[..., None, None], result, rows_old.to(rows.dtype))
 
-    if not can_branch(active) or bool(active.all()):
+    if can_branch(active) and bool(active.all()):
+        return compute(tril, tril_old, epsilon, rounding)
+    if not can_branch(active):
         return torch.where(active[..., None, None], compute(tril, tril_old, epsilon, rounding), tril)
     rows = active.reshape(-1).nonzero().squeeze(-1)
     flat, *others = (x.reshape(-1, *x.shape[len(shape) :]) for x in (tril, tril_old, epsilon, rounding))
