@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_trl.lean_rollout import can_collect, collect_rollout
 from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, minibatches, rollout_from_buffer
 from sb3_trl.steps import CompiledStep, EagerStep, StepLoss, can_compile
 
@@ -124,6 +127,14 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 )
 
     # --- the rollout and passes over it ---
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer, as in SB3; with less work per step for the policies of SB3 and of this package."""
+        if can_collect(self):
+            return collect_rollout(self, callback, rollout_buffer, n_rollout_steps)
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def _rollout(self) -> Rollout:
         return rollout_from_buffer(self.rollout_buffer)
