@@ -26,9 +26,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
+    BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
@@ -162,9 +162,7 @@ class LeanActor:
     def _features(self, observations: Any) -> Tensor:
         if self._has_features:
             return observations.float()
-        policy = self.policy
-        preprocessed = preprocess_obs(observations, policy.observation_space, policy.normalize_images)
-        return policy.pi_features_extractor(preprocessed)
+        return BasePolicy.extract_features(self.policy, observations, self.policy.pi_features_extractor)
 
 
 @singledispatch
