@@ -35,12 +35,13 @@ from torch import Tensor
 
 from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies import CnnPolicy, DistributionAndValues, MlpPolicy, MultiInputPolicy
+from sb3_trl.projections import Gaussian
 from sb3_trl.rollout import chunks
 
 __all__ = ["LeanActor", "can_collect", "collect_rollout", "generalized_advantages", "take_turns"]
 
-#: Maps the actor's last hidden layer and one step's noise to actions.
-Sampler: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+#: Noise, the layer after the last hidden one, and the function that makes actions of its output and one step's noise.
+Sampler: TypeAlias = tuple[Tensor, Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor]]
 
 _POLICIES = (
     MlpPolicy,
@@ -142,14 +143,15 @@ class LeanActor:
 
     def __init__(self, policy: ActorCriticPolicy, n_steps: int, n_envs: int) -> None:
         self.policy = policy
-        self._device = policy.device
-        self._layers = list(policy.mlp_extractor.policy_net)
-        is_flat = isinstance(policy.observation_space, spaces.Box) and len(policy.observation_space.shape) == 1
-        self._has_features = is_flat and type(policy.pi_features_extractor) is FlattenExtractor
-        self._action_shape = policy.action_space.shape or ()
+        self.action_shape = policy.action_space.shape or ()
         with th.no_grad():
-            noise, self._sample = sampler(policy.action_dist, policy, (n_steps, n_envs))
-        self._noise = noise.unbind()
+            self.noise, head, self.combine = sampler(policy.action_dist, policy, (n_steps, n_envs))
+        self.layers = [*policy.mlp_extractor.policy_net, head]
+        self.device = policy.device
+        is_flat = isinstance(policy.observation_space, spaces.Box) and len(policy.observation_space.shape) == 1
+        #: Whether the layers see the observations as they are.
+        self.is_plain = is_flat and type(policy.pi_features_extractor) is FlattenExtractor
+        self._noise_of_step = self.noise.unbind()
 
     def act(self, observations: Any, step: int) -> np.ndarray:
         """Return the actions of one step, ``(n_envs, *action_shape)``.
@@ -158,74 +160,65 @@ class LeanActor:
         :param step: Which step of the rollout.
         """
         with th.inference_mode():
-            latent = self._features(obs_as_tensor(observations, self._device))
-            for layer in self._layers:
-                latent = layer(latent)
-            actions = self._sample(latent, self._noise[step]).cpu().numpy()
-        return actions.reshape(-1, *self._action_shape)
+            x: Any = self._features(obs_as_tensor(observations, self.device))
+            for layer in self.layers:
+                x = layer(x)
+            actions = self.combine(x, self._noise_of_step[step]).cpu().numpy()
+        return actions.reshape(-1, *self.action_shape)
 
     def _features(self, observations: Any) -> Tensor:
-        if self._has_features:
+        if self.is_plain:
             return observations.float()
         return BasePolicy.extract_features(self.policy, observations, self.policy.pi_features_extractor)
 
 
 @singledispatch
-def sampler(distribution: Distribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> tuple[Tensor, Sampler]:
-    """Return the noise of ``shape`` (steps, environments), and how actions come from it and the last hidden layer."""
+def sampler(distribution: Distribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
+    """Return the noise of ``shape`` (steps, environments), the actor's last layer, and how the two make actions."""
     raise TypeError(f"No noise is known for {type(distribution).__name__}.")
 
 
 @sampler.register
-def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tuple[int, int]) -> tuple[Tensor, Sampler]:
+def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tuple[int, int]) -> Sampler:
     head, scale_net = policy.action_net, policy.scale_net
     noise = th.randn(*shape, distribution.action_dim).to(policy.device)
     if distribution.contextual_std:
 
-        def sample(latent: Tensor, noise: Tensor) -> Tensor:
-            gaussian = distribution.proba_distribution(head(latent), scale_net(latent)).gaussian
-            return gaussian.mean + gaussian.unwhiten(noise)
+        def gaussian(latent: Tensor) -> Gaussian:
+            return distribution.proba_distribution(head(latent), scale_net(latent)).gaussian
 
-        return noise, sample
-    gaussian = distribution.proba_distribution(noise[0], scale_net(noise)).gaussian
-    return gaussian.unwhiten(noise), lambda latent, step: head(latent) + step
+        return noise, gaussian, lambda gaussian, noise: gaussian.mean + gaussian.unwhiten(noise)
+    scaled = distribution.proba_distribution(noise[0], scale_net(noise)).gaussian.unwhiten(noise)
+    return scaled, head, th.add
 
 
 @sampler.register
-def _(
-    distribution: DiagGaussianDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]
-) -> tuple[Tensor, Sampler]:
-    head = policy.action_net
+def _(distribution: DiagGaussianDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
     noise = th.randn(*shape, distribution.action_dim).to(policy.device)
-    return noise * policy.log_std.exp(), lambda latent, step: head(latent) + step
+    return noise * policy.log_std.exp(), policy.action_net, th.add
 
 
 @sampler.register
-def _(
-    distribution: CategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]
-) -> tuple[Tensor, Sampler]:
-    head = policy.action_net
+def _(distribution: CategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
     noise = _gumbel(*shape, distribution.action_dim).to(policy.device)
-    return noise, lambda latent, noise: (head(latent) + noise).argmax(-1)
+    return noise, policy.action_net, lambda logits, noise: (logits + noise).argmax(-1)
 
 
 @sampler.register
-def _(
-    distribution: MultiCategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]
-) -> tuple[Tensor, Sampler]:
-    head, sizes = policy.action_net, [int(n) for n in distribution.action_dims]
+def _(distribution: MultiCategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
+    sizes = [int(n) for n in distribution.action_dims]
 
-    def sample(latent: Tensor, noise: Tensor) -> Tensor:
-        return th.stack([part.argmax(-1) for part in (head(latent) + noise).split(sizes, -1)], -1)
+    def combine(logits: Tensor, noise: Tensor) -> Tensor:
+        return th.stack([part.argmax(-1) for part in (logits + noise).split(sizes, -1)], -1)
 
-    return _gumbel(*shape, sum(sizes)).to(policy.device), sample
+    return _gumbel(*shape, sum(sizes)).to(policy.device), policy.action_net, combine
 
 
 @sampler.register
-def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> tuple[Tensor, Sampler]:
-    head, size = policy.action_net, distribution.action_dims
+def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
+    size = distribution.action_dims
     noise = (_gumbel(*shape, size) - _gumbel(*shape, size)).to(policy.device)
-    return noise, lambda latent, noise: (head(latent) + noise > 0).float()
+    return noise, policy.action_net, lambda logits, noise: (logits + noise > 0).float()
 
 
 def _gumbel(*shape: int) -> Tensor:

@@ -35,13 +35,17 @@ class RunningMeans:
     def add(self, steps: list[dict[str, th.Tensor]]) -> None:
         """Add the scalars of some steps, which have no gradient history."""
         for key in steps[0]:
-            self._values.setdefault(key, []).extend([scalars[key] for scalars in steps])
+            self.extend(key, th.stack([scalars[key] for scalars in steps]))
+
+    def extend(self, key: str, values: th.Tensor) -> None:
+        """Add several values of one scalar."""
+        self._values.setdefault(key, []).append(values)
 
     def read(self) -> dict[str, float]:
         """Return the means, one transfer from the device for all of them."""
         if not self._values:
             return {}
-        means = th.stack([th.stack(values).double().mean() for values in self._values.values()]).tolist()
+        means = th.stack([th.cat(values).double().mean() for values in self._values.values()]).tolist()
         return dict(zip(self._values, means, strict=True))
 
 

@@ -74,8 +74,8 @@ def collect(model: OnPolicyAlgorithm, lean: bool, monkeypatch) -> tuple[RolloutB
 
         def get_actions(distribution: Distribution, deterministic: bool = False) -> th.Tensor:
             state["step"] += 1
-            actor, params = state["actor"], state["latent"]
-            return actor._sample(params, actor._noise[state["step"] - 1])
+            actor, latent = state["actor"], state["latent"]
+            return actor.combine(actor.layers[-1](latent), actor.noise[state["step"] - 1])
 
         original = (
             ActorCriticPolicy._get_action_dist_from_latent

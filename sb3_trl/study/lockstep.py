@@ -1,0 +1,201 @@
+"""Several updates side by side: each runs until it has gradient steps to take, which are then taken together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch as th
+from torch import Tensor, nn
+from torch.func import vmap
+
+from sb3_trl.action_parameters import without_validation
+from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
+from sb3_trl.rollout import Table, table
+from sb3_trl.steps import Layout, State, StepLoss, adam_settings, in_place, pure_step
+
+__all__ = ["JointStep", "Request", "train_in_lockstep"]
+
+#: What a block runs in: the random stream of one seed.
+Stream = AbstractContextManager[Any]
+
+
+@dataclass
+class Request:
+    """Gradient steps that one update asks for: what ``TrustRegionAlgorithm._take_steps`` was called with."""
+
+    name: str
+    loss: StepLoss
+    forward: nn.Module
+    optimizer: th.optim.Adam
+    data: Table
+    n_epochs: int
+    stats: RunningMeans
+    rule: dict[str, Any]
+    stream: Stream
+    named: dict[str, nn.Parameter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        self.named = {name: p for name, p in self.forward.named_parameters() if id(p) in held}
+
+
+class JointStep:
+    """The gradient step of several seeds as one function, mapped over them and compiled.
+
+    :param first: A request; the others must differ in tensors alone.
+    :param max_grad_norm: Gradient clipping of each seed, ``None`` for none.
+    :param batch_size: Minibatch size of each seed.
+    :param compiled: Whether to compile.
+    """
+
+    def __init__(self, first: Request, max_grad_norm: float | None, batch_size: int, compiled: bool) -> None:
+        self.batch_size = batch_size
+        self.layout = Layout(first.named)
+        after = first.rule.get("after", lambda extra, scalars: extra)
+        step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, after)
+        function = in_place(vmap(step))
+        self._function = th.compile(function, fullgraph=True, dynamic=False) if compiled else function
+
+    def run(self, requests: Sequence[Request]) -> None:
+        """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
+        state = self._read(requests)
+        settings = th.stack([adam_settings(request.optimizer) for request in requests])
+        shared = [th.stack(column) for column in zip(*(r.data.shared for r in requests), strict=True)]
+        for _ in range(requests[0].n_epochs):
+            self._epoch(requests, state, settings, shared)
+        self._write(requests, state)
+
+    def _epoch(self, requests: Sequence[Request], state: State, settings: Tensor, shared: list[Tensor]) -> None:
+        shuffled = [_shuffled(request) for request in requests]
+        columns = [th.stack(column).split(self.batch_size, dim=1) for column in zip(*shuffled, strict=True)]
+        scalars: list[dict[str, Tensor]] = []
+        for rows in zip(*columns, strict=True):
+            # In the middle of an epoch nothing can have changed that compiled code relies on.
+            is_checked = len(scalars) > 0 and rows[0].shape[1] == self.batch_size
+            with th.compiler.set_stance(skip_guard_eval_unsafe=True) if is_checked else nullcontext():
+                scalars.append(self._function(state, settings, rows, shared))
+        for key in scalars[0]:
+            values = th.stack([step[key] for step in scalars], -1)
+            for request, own in zip(requests, values, strict=True):
+                request.stats.extend(key, own)
+
+    def _read(self, requests: Sequence[Request]) -> State:
+        states = [self.layout.read_state(request.optimizer, request.named) for request in requests]
+        extra = [request.rule.get("extra", ()) for request in requests]
+        parameters, means, squares = (_stacked(flats) for flats in zip(*(state[:3] for state in states), strict=True))
+        return State(parameters, means, squares, th.stack([state.n_steps for state in states]), _stacked(extra))
+
+    def _write(self, requests: Sequence[Request], state: State) -> None:
+        for k, request in enumerate(requests):
+            parameters, means, squares = (tuple(vector[k] for vector in flat) for flat in state[:3])
+            self.layout.write_state(
+                request.optimizer, request.named, State(parameters, means, squares, state.n_steps[k])
+            )
+            for tensor, stacked in zip(request.rule.get("extra", ()), state.extra, strict=True):
+                tensor.copy_(stacked[k])
+
+
+def _shuffled(request: Request) -> Sequence[Tensor]:
+    with request.stream:
+        order = th.randperm(request.data.n_rows)
+    return request.data.shuffled(order.to(request.data.rows[0].device)).rows
+
+
+def _stacked(flats: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """Stack the first tensors of all, the second tensors of all, …."""
+    return tuple(th.stack(vectors) for vectors in zip(*flats, strict=True))
+
+
+# --- updates that wait for each other ---
+
+
+class _Abort(BaseException):
+    """Ends an update because another one failed."""
+
+
+class _Update(threading.Thread):
+    """One seed's ``train()``, which stops wherever it asks for gradient steps. Only one of them runs at a time."""
+
+    def __init__(self, model: TrustRegionAlgorithm, stream: Stream) -> None:
+        super().__init__(daemon=True)
+        self.model = model
+        self.stream = stream
+        self.request: Request | None = None
+        self.error: BaseException | None = None
+        self.is_aborted = False
+        self._turn, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self.start()
+
+    def run(self) -> None:
+        """Train, from the first turn on."""
+        self._turn.acquire()
+        try:
+            if not self.is_aborted:
+                self.model.train()
+        except _Abort:
+            pass
+        except BaseException as error:  # handed to the thread that waits
+            self.error = error
+        self.request = None
+        self._stopped.release()
+
+    def ask(self, name: str, *arguments: Any, **rule: Any) -> None:
+        """Stand in for the model's ``_take_steps``: wait until the steps have been taken."""
+        loss, forward, optimizer, data, n_epochs, stats = arguments
+        data = table(data)
+        self.request = Request(name, loss, forward, optimizer, data, n_epochs, stats, rule, self.stream)
+        self._stopped.release()
+        self._turn.acquire()
+        if self.is_aborted:
+            raise _Abort
+
+    def take_turn(self) -> None:
+        """Let it run until it asks, or ends."""
+        with self.stream:
+            self._turn.release()
+            self._stopped.acquire()
+        if self.error is not None:
+            raise self.error
+
+
+def train_in_lockstep(
+    models: Sequence[TrustRegionAlgorithm],
+    streams: Sequence[Stream],
+    take_steps: Callable[[Sequence[Request]], None],
+) -> None:
+    """Call ``train()`` of every model; gradient steps that several ask for at the same time are taken together.
+
+    :param models: Models of one configuration.
+    :param streams: The random stream of each.
+    :param take_steps: Takes the steps of requests of one name.
+    """
+    updates = [_Update(model, stream) for model, stream in zip(models, streams, strict=True)]
+    for update in updates:
+        update.model._take_steps = update.ask  # type: ignore[method-assign]
+    try:
+        with without_validation():  # each update's own setting would outlive the next one's
+            _take_turns(updates, take_steps)
+    finally:
+        for update in updates:
+            del update.model._take_steps
+            if update.is_alive():
+                update.is_aborted = True
+                update._turn.release()
+
+
+def _take_turns(updates: Sequence[_Update], take_steps: Callable[[Sequence[Request]], None]) -> None:
+    running = list(updates)
+    while running:
+        for update in running:
+            update.take_turn()
+        running = [update for update in running if update.request is not None]
+        groups: dict[str, list[Request]] = {}
+        for update in running:
+            assert update.request is not None
+            groups.setdefault(update.request.name, []).append(update.request)
+        for requests in groups.values():
+            take_steps(requests)

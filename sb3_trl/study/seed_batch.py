@@ -1,0 +1,259 @@
+"""Many seeds of one configuration in one process, for little more than the price of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from torch import Tensor, nn
+
+from sb3_trl.lean_rollout import LeanActor, can_collect, take_turns
+from sb3_trl.on_policy import TrustRegionAlgorithm
+from sb3_trl.steps import EagerStep, can_compile
+from sb3_trl.study.lockstep import JointStep, Request, train_in_lockstep
+
+__all__ = ["SeedBatch"]
+
+
+class SeedBatch:
+    """K models of one configuration that train side by side, each as it would alone with its seed.
+
+    Each has its own environments, normalisation, optimisers, random stream, log and file. Actions of all seeds come
+    from one pass through their stacked networks, and gradient steps are mapped over the seeds and compiled as one
+    function. Seed k learns what it learns alone, within rounding (and an environment's chaos makes much of
+    rounding, in time).
+
+    Torch's random numbers come from each seed's own stream, except those that callbacks draw in the middle of a
+    rollout.
+
+    :param algorithm: ``TRPL`` or ``FixPO``.
+    :param policy: As in the algorithm.
+    :param env: An environment's id, or a function that maps a seed to an environment or a ``VecEnv``.
+    :param seeds: One for each model.
+    :param compile: Compile the joint step; ``False`` maps without compiling, which is slow.
+    :param kwargs: Arguments of the algorithm.
+    :raises ValueError: for no seeds or equal ones, or an algorithm whose updates cannot be mapped over seeds.
+    """
+
+    def __init__(
+        self,
+        algorithm: type[TrustRegionAlgorithm],
+        policy: Any,
+        env: str | Callable[[int], GymEnv],
+        seeds: Sequence[int],
+        compile: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.seeds = list(seeds)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: give one or more different seeds.")
+        if "seed" in kwargs:
+            raise ValueError("seed is not an argument of a SeedBatch: give seeds.")
+        self.compile = compile
+        self.models: list[TrustRegionAlgorithm] = []
+        self._streams: list[RandomStream] = []
+        for seed in self.seeds:
+            environment = gym.make(env) if isinstance(env, str) else env(seed)
+            self.models.append(algorithm(policy, environment, seed=seed, **kwargs))
+            self._streams.append(RandomStream(self.models[-1].device))
+        self._steps: dict[str, JointStep] = {}
+        self._check()
+
+    def _check(self) -> None:
+        first = self.models[0]
+        if not first._can_compile() or not can_compile(first.policy.optimizer):
+            raise ValueError(
+                f"The updates of this {type(first).__name__} cannot be mapped over seeds: that needs the plain Adam "
+                "optimiser and, for TRPL, a diagonal covariance and the 'kl', 'w2' or 'frobenius' projection; for "
+                "FixPO, a policy of SB3's without gSDE."
+            )
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Callable[[TrustRegionAlgorithm], MaybeCallback] | None = None,
+        log_interval: int | None = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+    ) -> SeedBatch:
+        """Train every model for ``total_timesteps`` steps, as its own ``learn`` would.
+
+        :param total_timesteps: Of each model.
+        :param callback: Maps a model to its callback. One that stops training stops that model alone.
+        :param log_interval: As in SB3.
+        :param tb_log_name: Name of the TensorBoard runs, to which the seed is added.
+        :param reset_num_timesteps: As in SB3.
+        """
+        runs = [
+            _Run(model, stream, seed, total_timesteps, callback, tb_log_name, reset_num_timesteps)
+            for model, stream, seed in zip(self.models, self._streams, self.seeds, strict=True)
+        ]
+        iteration = 0
+        while running := [run for run in runs if run.goes_on]:
+            self._collect(running)
+            iteration += 1
+            running = [run for run in running if not run.was_stopped]
+            for run in running:
+                run.progress(iteration, log_interval)
+            train_in_lockstep([run.model for run in running], [run.stream for run in running], self._take_steps)
+        for run in runs:
+            run.callback.on_training_end()
+        return self
+
+    def _collect(self, runs: Sequence[_Run]) -> None:
+        """Collect a rollout of every model, acting for all at once."""
+        if not all(can_collect(run.model) for run in runs):
+            for run in runs:
+                run.collect_alone()
+            return
+        n_steps = runs[0].model.n_steps
+        actors = []
+        for run in runs:
+            with run.stream:
+                actors.append(LeanActor(run.model.policy, n_steps, run.model.n_envs))
+            run.start_rollout()
+        act = joint_actor(actors)
+        for step in range(n_steps):
+            going = [run for run in runs if run.observations is not None]
+            if len(going) < len(runs):  # a callback stopped one: the others act alone to the end of the rollout
+                actions = [
+                    actor.act(run.observations, step) for actor, run in zip(actors, runs, strict=True) if run in going
+                ]
+            else:
+                actions = act([run.observations for run in runs], step)
+            for run, own in zip(going, actions, strict=True):
+                run.send(own)
+
+    def _take_steps(self, requests: Sequence[Request]) -> None:
+        """Take the gradient steps that seeds ask for: together if all of them do, else each alone."""
+        model, first = self.models[0], requests[0]
+        if len(requests) < len(self.models):
+            for request in requests:
+                _take_alone(request, model)
+            return
+        if first.name not in self._steps:
+            self._steps[first.name] = JointStep(first, model.max_grad_norm, model.batch_size, self.compile)
+        self._steps[first.name].run(requests)
+
+
+class RandomStream:
+    """Torch's random numbers of one seed: inside the block, torch goes on where it was when the block was left.
+
+    Starts where torch is now.
+
+    :param device: Its generator is kept besides the CPU's.
+    """
+
+    def __init__(self, device: th.device) -> None:
+        self._device = device
+        self._own = self._read()
+
+    def __enter__(self) -> None:
+        self._others = self._read()
+        self._write(self._own)
+
+    def __exit__(self, *_: Any) -> None:
+        self._own = self._read()
+        self._write(self._others)
+
+    def _read(self) -> tuple[Tensor, Tensor | None]:
+        return th.get_rng_state(), th.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+
+    def _write(self, states: tuple[Tensor, Tensor | None]) -> None:
+        th.set_rng_state(states[0])
+        if states[1] is not None:
+            th.cuda.set_rng_state(states[1], self._device)
+
+
+class _Run:
+    """One model's training: what SB3's ``learn`` does, cut into pieces."""
+
+    def __init__(
+        self,
+        model: TrustRegionAlgorithm,
+        stream: RandomStream,
+        seed: int,
+        total_timesteps: int,
+        callback: Callable[[TrustRegionAlgorithm], MaybeCallback] | None,
+        tb_log_name: str | None,
+        reset_num_timesteps: bool,
+    ) -> None:
+        self.model = model
+        self.stream = stream
+        self.was_stopped = False
+        self.observations: Any = None
+        own = None if callback is None else callback(model)
+        name = f"{tb_log_name or model.name}_seed{seed}"
+        with stream:
+            self.total, self.callback = model._setup_learn(total_timesteps, own, reset_num_timesteps, name)
+            self.callback.on_training_start({"self": model, "total_timesteps": total_timesteps}, {})
+
+    @property
+    def goes_on(self) -> bool:
+        return not self.was_stopped and self.model.num_timesteps < self.total
+
+    def collect_alone(self) -> None:
+        with self.stream:
+            model = self.model
+            assert model.env is not None
+            complete = model.collect_rollouts(model.env, self.callback, model.rollout_buffer, model.n_steps)
+        self.was_stopped = not complete
+
+    def start_rollout(self) -> None:
+        model = self.model
+        self._rollout = take_turns(model, self.callback, model.rollout_buffer, model.n_steps)
+        self.observations = next(self._rollout)
+
+    def send(self, actions: np.ndarray) -> None:
+        try:
+            self.observations = self._rollout.send(actions)
+        except StopIteration as end:
+            self.observations, self.was_stopped = None, not end.value
+
+    def progress(self, iteration: int, log_interval: int | None) -> None:
+        self.model._update_current_progress_remaining(self.model.num_timesteps, self.total)
+        if log_interval is not None and iteration % log_interval == 0:
+            self.model.dump_logs(iteration)
+
+
+def joint_actor(actors: Sequence[LeanActor]) -> Callable[[list[Any], int], list[np.ndarray]]:
+    """Return a function that acts for all seeds at once, through stacked layers where the networks allow it."""
+    stacked = [stack_layers(layers) for layers in zip(*(actor.layers for actor in actors), strict=True)]
+    if not all(actor.is_plain for actor in actors) or any(layer is None for layer in stacked):
+        return lambda observations, step: [a.act(o, step) for a, o in zip(actors, observations, strict=True)]
+    device = actors[0].device
+    noise = th.stack([actor.noise for actor in actors], 1)  # (n_steps, K, n_envs, d)
+
+    def act(observations: list[Any], step: int) -> list[np.ndarray]:
+        with th.inference_mode():
+            x = th.as_tensor(np.stack(observations), device=device).float()
+            for layer in stacked:
+                assert layer is not None
+                x = layer(x)
+            actions = actors[0].combine(x, noise[step]).cpu().numpy()
+        return list(actions.reshape(len(actors), -1, *actors[0].action_shape))
+
+    return act
+
+
+def stack_layers(layers: Sequence[Any]) -> Callable[[Tensor], Tensor] | None:
+    """Return one layer of all seeds as a function of ``(K, batch, features)``, ``None`` if it is of no known kind."""
+    first = layers[0]
+    if isinstance(first, nn.Linear):
+        with th.no_grad():
+            weight = th.stack([layer.weight.mT for layer in layers])
+            bias = th.stack([layer.bias for layer in layers]).unsqueeze(1)
+        return lambda x: th.baddbmm(bias, x, weight)
+    is_activation = isinstance(first, nn.Module) and not first.state_dict()
+    return first if is_activation else None
+
+
+def _take_alone(request: Request, model: TrustRegionAlgorithm) -> None:
+    step = EagerStep(request.forward, request.loss, request.optimizer, model.max_grad_norm, **request.rule)
+    with request.stream:
+        for _ in range(request.n_epochs):
+            request.stats.add(step.epoch(request.data, model.batch_size))

@@ -1,0 +1,179 @@
+"""Seeds side by side learn what each learns alone."""
+
+import threading
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from support import PointEnv, Recorder, all_equal, event_file, parameters
+
+from sb3_trl import TRPL, FixPO
+from sb3_trl.study import SeedBatch
+
+SEEDS = [3, 4, 5]
+OPTIONS = {"n_steps": 40, "batch_size": 32, "n_epochs": 2, "device": "cpu"}
+TRPL_OPTIONS = OPTIONS | {"n_critic_epochs": 2, "learning_rate": 1e-3}
+FIXPO_OPTIONS = OPTIONS | {"learning_rate": 1e-2, "kl_bound": 0.02}
+
+
+def normalized(seed: int) -> VecNormalize:
+    """Two environments, whose episodes end in the middle of rollouts."""
+    return VecNormalize(make_vec_env(lambda: PointEnv(length=7), 2, seed=seed))
+
+
+def alone(algorithm, seed: int, env, **kwargs):
+    own = env(seed) if callable(env) else gym.make(env)
+    return algorithm("MlpPolicy", own, seed=seed, compile=False, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "kwargs"),
+    [
+        (TRPL, "Pendulum-v1", TRPL_OPTIONS),
+        (TRPL, normalized, TRPL_OPTIONS),
+        (TRPL, normalized, TRPL_OPTIONS | {"projection": "w2", "policy_kwargs": {"contextual_std": True}}),
+        (TRPL, normalized, TRPL_OPTIONS | {"projection": "frobenius", "entropy_schedule": "linear"}),
+        (TRPL, normalized, TRPL_OPTIONS | {"max_grad_norm": 0.1, "hard": True, "n_regression_epochs": 1}),
+        (FixPO, normalized, FIXPO_OPTIONS | {"clip_range_vf": 0.2}),
+        (FixPO, "CartPole-v1", FIXPO_OPTIONS),
+    ],
+)
+def test_every_seed_learns_what_it_learns_alone(algorithm, env, kwargs):
+    """Parameters, moments and logs of four updates; the last minibatch of each epoch is smaller than the others."""
+    recorders = {}
+
+    def callback(model) -> Recorder:
+        return recorders.setdefault(model.seed, Recorder())
+
+    batch = SeedBatch(algorithm, "MlpPolicy", env, SEEDS, compile=False, **kwargs).learn(320, callback)
+    for seed, model in zip(SEEDS, batch.models, strict=True):
+        recorder = Recorder()
+        single = alone(algorithm, seed, env, **kwargs).learn(320, recorder)
+        assert model.num_timesteps == single.num_timesteps
+        for name, p in parameters(single).items():
+            assert th.allclose(parameters(model)[name], p, rtol=1e-4, atol=1e-5), name
+        moments = single.policy.optimizer.state_dict()["state"]
+        for index, state in model.policy.optimizer.state_dict()["state"].items():
+            assert state["step"] == moments[index]["step"]
+            assert th.allclose(state["exp_avg_sq"], moments[index]["exp_avg_sq"], rtol=1e-2, atol=1e-6)
+        assert len(recorder.logs) == len(recorders[seed].logs) > 1
+        for log, expected in zip(recorders[seed].logs, recorder.logs, strict=True):
+            times = {"time/fps", "time/time_elapsed"}
+            assert {*log} - times == {*expected} - times
+            for key in {*expected} - times:
+                assert log[key] == pytest.approx(expected[key], rel=1e-2, abs=1e-4), key
+        if isinstance(env, str):
+            continue
+        assert np.allclose(model.env.obs_rms.mean, single.env.obs_rms.mean, rtol=1e-5)
+        assert np.allclose(model.env.ret_rms.var, single.env.ret_rms.var, rtol=1e-4)
+    assert not all_equal(*(parameters(model) for model in batch.models[:2]))
+
+
+@pytest.mark.parametrize(("algorithm", "kwargs"), [(TRPL, TRPL_OPTIONS), (FixPO, FIXPO_OPTIONS)])
+def test_compiled(algorithm, kwargs):
+    """Each kind of step is compiled once for each size of minibatch, in the first update."""
+    th._dynamo.utils.counters.clear()
+    batch = SeedBatch(algorithm, "MlpPolicy", normalized, SEEDS, **kwargs).learn(320)
+    kinds = 2 if algorithm is TRPL else 1
+    assert th._dynamo.utils.counters["stats"]["unique_graphs"] == 2 * kinds
+    for seed, model in zip(SEEDS, batch.models, strict=True):
+        single = alone(algorithm, seed, normalized, **kwargs).learn(320)
+        for name, p in parameters(single).items():
+            assert th.allclose(parameters(model)[name], p, rtol=1e-3, atol=1e-4), name
+
+
+def test_models_are_saved_and_loaded_like_any_other(tmp_path):
+    batch = SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", SEEDS, compile=False, **TRPL_OPTIONS).learn(80)
+    for model in batch.models:
+        model.save(tmp_path / "model")
+        loaded = TRPL.load(tmp_path / "model", env=gym.make("Pendulum-v1"), device="cpu")
+        assert all_equal(parameters(loaded), parameters(model))
+        loaded.learn(40, reset_num_timesteps=False)
+
+
+def test_training_continues():
+    """Two calls of learn are one, as they are for a model alone."""
+    batch = SeedBatch(FixPO, "MlpPolicy", "CartPole-v1", SEEDS, compile=False, **FIXPO_OPTIONS)
+    batch.learn(80).learn(80, reset_num_timesteps=False)
+    for seed, model in zip(SEEDS, batch.models, strict=True):
+        single = alone(FixPO, seed, "CartPole-v1", **FIXPO_OPTIONS)
+        single.learn(80).learn(80, reset_num_timesteps=False)
+        assert model.num_timesteps == 160
+        for name, p in parameters(single).items():
+            assert th.allclose(parameters(model)[name], p, rtol=1e-4, atol=1e-5), name
+
+
+class StopAt(BaseCallback):
+    """Stops training after some steps."""
+
+    def __init__(self, timesteps: int | None) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+
+    def _on_step(self) -> bool:
+        return self.timesteps is None or self.num_timesteps < self.timesteps
+
+
+def test_a_callback_stops_its_model_alone():
+    def callback(model) -> StopAt:
+        return StopAt(50 if model.seed == 4 else None)
+
+    batch = SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", SEEDS, compile=False, **TRPL_OPTIONS).learn(120, callback)
+    assert [model.num_timesteps for model in batch.models] == [120, 50, 120]
+    for seed, model in zip(SEEDS, batch.models, strict=True):
+        single = alone(TRPL, seed, "Pendulum-v1", **TRPL_OPTIONS).learn(120, callback(model))
+        assert single.num_timesteps == model.num_timesteps
+        for name, p in parameters(single).items():
+            assert th.allclose(parameters(model)[name], p, rtol=1e-4, atol=1e-5), name
+
+
+def test_every_seed_has_a_tensorboard_run(tmp_path):
+    options = TRPL_OPTIONS | {"tensorboard_log": str(tmp_path)}
+    SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", SEEDS, compile=False, **options).learn(80)
+    for seed in SEEDS:
+        scalars = event_file(tmp_path / f"TRPL_seed{seed}_1").Tags()["scalars"]
+        assert "trust_region/kl_mean" in scalars
+
+
+def test_the_callers_random_numbers_are_left_alone():
+    batch = SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", SEEDS, compile=False, **TRPL_OPTIONS)
+    th.manual_seed(7)
+    before = th.get_rng_state()
+    batch.learn(80)
+    assert th.equal(th.get_rng_state(), before)
+
+
+def test_an_error_in_one_update_ends_all(monkeypatch):
+    batch = SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", SEEDS, compile=False, **TRPL_OPTIONS)
+
+    def fail(*_):
+        raise RuntimeError("one update failed")
+
+    monkeypatch.setattr(batch.models[1], "_improve_policy", fail)
+    with pytest.raises(RuntimeError, match="one update failed"):
+        batch.learn(80)
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(timeout=5)
+    assert not [t for t in threading.enumerate() if type(t).__name__ == "_Update"]
+    monkeypatch.undo()
+    assert "_take_steps" not in vars(batch.models[0])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "kwargs", "message"),
+    [
+        ([], {}, "one or more different seeds"),
+        ([1, 1], {}, "one or more different seeds"),
+        ([1, 2], {"seed": 3}, "seed is not an argument of a SeedBatch"),
+        ([1, 2], {"policy_kwargs": {"covariance": "full"}}, "cannot be mapped over seeds"),
+        ([1, 2], {"policy_kwargs": {"optimizer_class": th.optim.SGD}}, "cannot be mapped over seeds"),
+    ],
+)
+def test_errors(seeds, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", seeds, **(TRPL_OPTIONS | kwargs))
