@@ -108,10 +108,8 @@ class CompiledStep(EagerStep):
         after: After = lambda extra, scalars: extra,
     ) -> None:
         super().__init__(forward, loss, optimizer, max_grad_norm, extra, after)
-        held = {id(p) for p in self.parameters}
-        self.named = {name: p for name, p in forward.named_parameters() if id(p) in held}
-        self.layout = Layout(self.named)
         self.batch_size = batch_size
+        self._layout: Layout | None = None
         self._state: State | None = None
         self._function: Callable[..., dict[str, Tensor]] | None = None
         self._is_compiled = self._is_broken = False
@@ -121,8 +119,11 @@ class CompiledStep(EagerStep):
         if self._is_broken or len(rows[0]) != self.batch_size:
             self.finish()
             return super().__call__(data, rows)
+        if self._layout is None:
+            self._layout = Layout(trained_parameters(self, data.part(rows)))
         if self._state is None:
-            self._state, self._settings = self._collect(), adam_settings(self.optimizer)
+            self._state = self._layout.read_state(self.optimizer)._replace(extra=self.extra)
+            self._settings = adam_settings(self.optimizer)
         if self._is_compiled:
             assert self._function is not None
             return self._function(self._state, self._settings, rows, data.shared)
@@ -143,8 +144,9 @@ class CompiledStep(EagerStep):
         """Take the first step, which compiles the function and leaves the random streams as they were."""
         random_state = th.get_rng_state()
         try:
-            step = pure_step(self.forward, self.loss, self.layout, self.max_grad_norm, data.build, self.after)
-            self._function = self._compile(step)
+            assert self._layout is not None
+            step = pure_step(self.forward, self.loss, self._layout, self.max_grad_norm, data.build, self.after)
+            self._function = th.compile(in_place(step), fullgraph=True, dynamic=False)
             scalars = self._function(self._state, self._settings, rows, data.shared)
         except Exception as error:
             self._is_broken = True
@@ -155,17 +157,12 @@ class CompiledStep(EagerStep):
         self._is_compiled = True
         return scalars
 
-    def _compile(self, step: Callable[..., tuple[State, dict[str, Tensor]]]) -> Callable[..., dict[str, Tensor]]:
-        return th.compile(in_place(step), fullgraph=True, dynamic=False)
-
     def finish(self) -> None:
-        """Hand parameters, moments and the number of steps back to the module and its optimiser."""
+        """Hand parameters, moments and the numbers of steps back to the module and its optimiser."""
         if self._state is not None:
+            assert self._layout is not None
             state, self._state = self._state, None
-            self.layout.write_state(self.optimizer, self.named, state)
-
-    def _collect(self) -> State:
-        return self.layout.read_state(self.optimizer, self.named)._replace(extra=self.extra)
+            self._layout.write_state(self.optimizer, state)
 
 
 class State(NamedTuple):
@@ -174,8 +171,7 @@ class State(NamedTuple):
     parameters: Flat
     means: Flat  # Adam's first moments
     squares: Flat  # Adam's second moments
-    # One element, not a scalar: compiled functions do not write to scalar float64 inputs (torch 2.13).
-    n_steps: Tensor
+    n_steps: Tensor  # of each parameter, for other steps may change some of them
     extra: Flat = ()
 
 
@@ -186,25 +182,37 @@ class Layout:
     """
 
     def __init__(self, named: dict[str, nn.Parameter]) -> None:
-        self.dtypes = sorted({p.dtype for p in named.values()}, key=str)
-        self.names = [[name for name, p in named.items() if p.dtype == dtype] for dtype in self.dtypes]
-        self.shapes = {name: p.shape for name, p in named.items()}
+        dtypes = sorted({p.dtype for p in named.values()}, key=str)
+        self.groups = [[name for name, p in named.items() if p.dtype == dtype] for dtype in dtypes]
+        self.named = {name: named[name] for group in self.groups for name in group}
+        self.shapes = {name: p.shape for name, p in self.named.items()}
+        number = {name: i for i, name in enumerate(self.named)}
+        #: For each entry of each vector, the number of its parameter.
+        self.owners = [
+            th.cat([th.full((named[name].numel(),), number[name], device=named[name].device) for name in group])
+            for group in self.groups
+        ]
 
     def flatten(self, tensors: dict[str, Tensor]) -> Flat:
         """Return the vectors that hold all tensors."""
-        return tuple(th.cat([tensors[name].reshape(-1) for name in names]) for names in self.names)
+        return tuple(th.cat([tensors[name].reshape(-1) for name in group]) for group in self.groups)
 
     def unflatten(self, flat: Flat) -> dict[str, Tensor]:
         """Return the tensors that the vectors hold, as views."""
         tensors: dict[str, Tensor] = {}
-        for names, vector in zip(self.names, flat, strict=True):
-            parts = vector.split([self.shapes[name].numel() for name in names])
-            tensors |= {name: part.view(self.shapes[name]) for name, part in zip(names, parts, strict=True)}
+        for group, vector in zip(self.groups, flat, strict=True):
+            parts = vector.split([self.shapes[name].numel() for name in group])
+            tensors |= {name: part.view(self.shapes[name]) for name, part in zip(group, parts, strict=True)}
         return tensors
 
     @th.no_grad()
-    def read_state(self, optimizer: th.optim.Adam, named: dict[str, nn.Parameter]) -> State:
-        """Return a copy of the parameters and of Adam's moments, which are zero before the first step."""
+    def read_state(self, optimizer: th.optim.Adam, named: dict[str, nn.Parameter] | None = None) -> State:
+        """Return a copy of the parameters and of Adam's moments, which are zero before the first step.
+
+        :param optimizer: Holds the moments.
+        :param named: The same parameters of another network; the layout's own by default.
+        """
+        named = self.named if named is None else named
         (group,) = optimizer.param_groups
         for p in named.values():
             if not optimizer.state[p]:
@@ -215,25 +223,37 @@ class Layout:
                     "exp_avg_sq": th.zeros_like(p),
                 }
         moments = {name: optimizer.state[p] for name, p in named.items()}
-        device = group["params"][0].device
+        steps = th.stack([moments[name]["step"] for name in self.named])
         return State(
             self.flatten(dict(named)),
             self.flatten({name: state["exp_avg"] for name, state in moments.items()}),
             self.flatten({name: state["exp_avg_sq"] for name, state in moments.items()}),
-            next(iter(moments.values()))["step"].to(device, th.float64, copy=True).reshape(1),
+            steps.to(group["params"][0].device, th.float64),
         )
 
     @th.no_grad()
-    def write_state(self, optimizer: th.optim.Adam, named: dict[str, nn.Parameter], state: State) -> None:
+    def write_state(self, optimizer: th.optim.Adam, state: State, named: dict[str, nn.Parameter] | None = None) -> None:
         """Write parameters and moments to where ``read_state`` found them."""
+        named = self.named if named is None else named
         flats = (state.parameters, state.means, state.squares)
         parameters, means, squares = (self.unflatten(flat) for flat in flats)
-        for name, p in named.items():
+        for name, n_steps in zip(self.named, state.n_steps.unbind(), strict=True):
+            p, moments = named[name], optimizer.state[named[name]]
             p.copy_(parameters[name])
-            moments = optimizer.state[p]
             moments["exp_avg"].copy_(means[name])
             moments["exp_avg_sq"].copy_(squares[name])
-            moments["step"].copy_(state.n_steps[0])
+            moments["step"].copy_(n_steps)
+
+
+def trained_parameters(step: EagerStep, minibatch: tuple[Any, ...]) -> dict[str, nn.Parameter]:
+    """Return, by name, the parameters that a step changes: those of its optimiser that its loss depends on."""
+    held = {id(p) for p in step.parameters}
+    named = {name: p for name, p in step.forward.named_parameters() if id(p) in held}
+    random_state = th.get_rng_state()
+    loss, _ = step.loss(step.forward, *minibatch, *step.extra)
+    th.set_rng_state(random_state)
+    gradients = th.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: p for (name, p), gradient in zip(named.items(), gradients, strict=True) if gradient is not None}
 
 
 def can_compile(optimizer: th.optim.Optimizer) -> bool:
@@ -276,7 +296,7 @@ def pure_step(
         flat = layout.flatten(gradients)
         if max_grad_norm is not None:
             flat = _clipped(flat, max_grad_norm)
-        return _adam(state, flat, settings)._replace(extra=after(state.extra, scalars)), scalars
+        return _adam(state, flat, settings, layout.owners)._replace(extra=after(state.extra, scalars)), scalars
 
     return step
 
@@ -305,18 +325,18 @@ def _clipped(gradients: Flat, max_norm: float) -> Flat:
     return tuple(g * factor.to(g.dtype) for g in gradients)
 
 
-def _adam(state: State, gradients: Flat, settings: Tensor) -> State:
+def _adam(state: State, gradients: Flat, settings: Tensor, owners: Sequence[Tensor]) -> State:
     """Kingma & Ba's step in the arithmetic of ``torch.optim.Adam``."""
     rate, beta1, beta2, eps = settings.unbind()
     n_steps = state.n_steps + 1
-    size, correction = rate / (1 - beta1**n_steps), (1 - beta2**n_steps).sqrt()
+    sizes, corrections = rate / (1 - beta1**n_steps), (1 - beta2**n_steps).sqrt()
     parameters, means, squares = [], [], []
-    for parameter, mean, square, g in zip(*state[:3], gradients, strict=True):
+    for parameter, mean, square, g, owner in zip(*state[:3], gradients, owners, strict=True):
         dtype = g.dtype
+        size, correction = sizes.to(dtype)[owner], corrections.to(dtype)[owner]
         mean = mean + (1 - beta1).to(dtype) * (g - mean)
         square = beta2.to(dtype) * square + (1 - beta2).to(dtype) * g * g
-        change = size.to(dtype) * mean / (square.sqrt() / correction.to(dtype) + eps.to(dtype))
-        parameters.append(parameter - change)
+        parameters.append(parameter - size * mean / (square.sqrt() / correction + eps.to(dtype)))
         means.append(mean)
         squares.append(square)
     return State(tuple(parameters), tuple(means), tuple(squares), n_steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch as th
@@ -15,7 +15,7 @@ from torch.func import vmap
 from sb3_trl.action_parameters import without_validation
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.rollout import Table, table
-from sb3_trl.steps import Layout, State, StepLoss, adam_settings, in_place, pure_step
+from sb3_trl.steps import EagerStep, Layout, State, StepLoss, adam_settings, in_place, pure_step, trained_parameters
 
 __all__ = ["JointStep", "Request", "train_in_lockstep"]
 
@@ -36,11 +36,10 @@ class Request:
     stats: RunningMeans
     rule: dict[str, Any]
     stream: Stream
-    named: dict[str, nn.Parameter] = field(init=False)
 
-    def __post_init__(self) -> None:
-        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        self.named = {name: p for name, p in self.forward.named_parameters() if id(p) in held}
+    def step(self, max_grad_norm: float | None) -> EagerStep:
+        """Return the step that is asked for."""
+        return EagerStep(self.forward, self.loss, self.optimizer, max_grad_norm, **self.rule)
 
 
 class JointStep:
@@ -54,9 +53,10 @@ class JointStep:
 
     def __init__(self, first: Request, max_grad_norm: float | None, batch_size: int, compiled: bool) -> None:
         self.batch_size = batch_size
-        self.layout = Layout(first.named)
-        after = first.rule.get("after", lambda extra, scalars: extra)
-        step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, after)
+        eager = first.step(max_grad_norm)
+        minibatch = first.data.part(next(first.data.split(batch_size)))
+        self.layout = Layout(trained_parameters(eager, minibatch))
+        step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, eager.after)
         function = in_place(vmap(step))
         self._function = th.compile(function, fullgraph=True, dynamic=False) if compiled else function
 
@@ -84,17 +84,20 @@ class JointStep:
                 request.stats.extend(key, own)
 
     def _read(self, requests: Sequence[Request]) -> State:
-        states = [self.layout.read_state(request.optimizer, request.named) for request in requests]
+        states = [self.layout.read_state(request.optimizer, self._named(request)) for request in requests]
         extra = [request.rule.get("extra", ()) for request in requests]
         parameters, means, squares = (_stacked(flats) for flats in zip(*(state[:3] for state in states), strict=True))
         return State(parameters, means, squares, th.stack([state.n_steps for state in states]), _stacked(extra))
 
+    def _named(self, request: Request) -> dict[str, nn.Parameter]:
+        everything = dict(request.forward.named_parameters())
+        return {name: everything[name] for name in self.layout.named}
+
     def _write(self, requests: Sequence[Request], state: State) -> None:
         for k, request in enumerate(requests):
             parameters, means, squares = (tuple(vector[k] for vector in flat) for flat in state[:3])
-            self.layout.write_state(
-                request.optimizer, request.named, State(parameters, means, squares, state.n_steps[k])
-            )
+            own = State(parameters, means, squares, state.n_steps[k])
+            self.layout.write_state(request.optimizer, own, self._named(request))
             for tensor, stacked in zip(request.rule.get("extra", ()), state.extra, strict=True):
                 tensor.copy_(stacked[k])
 

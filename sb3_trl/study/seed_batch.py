@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sb3_trl.lean_rollout import LeanActor, can_collect, take_turns
 from sb3_trl.on_policy import TrustRegionAlgorithm
-from sb3_trl.steps import EagerStep, can_compile
+from sb3_trl.steps import can_compile
 from sb3_trl.study.lockstep import JointStep, Request, train_in_lockstep
 
 __all__ = ["SeedBatch"]
@@ -253,7 +253,7 @@ def stack_layers(layers: Sequence[Any]) -> Callable[[Tensor], Tensor] | None:
 
 
 def _take_alone(request: Request, model: TrustRegionAlgorithm) -> None:
-    step = EagerStep(request.forward, request.loss, request.optimizer, model.max_grad_norm, **request.rule)
+    step = request.step(model.max_grad_norm)
     with request.stream:
         for _ in range(request.n_epochs):
             request.stats.add(step.epoch(request.data, model.batch_size))
