@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from torch import nn
 
+from sb3_trl.dashboard import DashboardCallback
 from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, minibatches, rollout_from_buffer
 from sb3_trl.steps import CompiledStep, EagerStep, StepLoss, can_compile
 
@@ -50,6 +51,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     #: Name of the TensorBoard run.
     name: ClassVar[str]
+    #: What the keys that it logs begin with; decides the charts of the dashboard.
+    log_prefixes: ClassVar[tuple[str, ...]] = ("trust_region/",)
 
     batch_size: int
     n_epochs: int
@@ -84,7 +87,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         # First in the list: a broken environment is reported before any other callback looks at it.
-        callbacks: list[Any] = [FiniteCheckCallback()]
+        callbacks: list[Any] = [FiniteCheckCallback(), DashboardCallback(self.log_prefixes)]
         if isinstance(callback, list):
             callbacks += callback
         elif callback is not None:
@@ -159,10 +162,12 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         :param stats: Receives the loss's scalars.
         """
         step = self._gradient_step(name, loss, forward, optimizer)
-        for _ in range(n_epochs):
-            for minibatch in minibatches(data, self.batch_size, self.device):
-                stats.add(**step(*minibatch))
-        step.finish()
+        try:
+            for _ in range(n_epochs):
+                for minibatch in minibatches(data, self.batch_size, self.device):
+                    stats.add(**step(*minibatch))
+        finally:  # Ctrl-C may come at any time, and the model is saved after it
+            step.finish()
 
     def _gradient_step(self, name: str, loss: StepLoss, forward: nn.Module, optimizer: th.optim.Optimizer) -> EagerStep:
         if name in self._compiled_steps:
