@@ -16,7 +16,7 @@ import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_trl import TRPL
-from sb3_trl.zoo import cli, hyperparameter_file
+from sb3_trl.zoo import cli, hyperparameter_file, scripts
 from sb3_trl.zoo.experiment import find_configuration
 from sb3_trl.zoo.registry import algorithms
 from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
@@ -212,7 +212,7 @@ def test_scripts_of_the_zoo_start_the_command(monkeypatch):
     calls = []
     monkeypatch.setattr(subprocess, "call", lambda command, **kwargs: calls.append(command) or 0)
     original = subprocess.call
-    with cli._children_know_the_algorithms():
+    with scripts.children_know_the_algorithms():
         subprocess.call(["python", "-m", "rl_zoo3.record_video", "--algo", "trpl"])
         subprocess.call(["python", "enjoy.py", "--algo", "trpl"])
         subprocess.call(["ls", "-l"])
