@@ -1,5 +1,8 @@
 """The ``sb3-trl`` command: help, settings, errors, and the processes that it starts."""
 
+import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +10,12 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch as th
-from support import PointEnv
+from stable_baselines3.common.vec_env import VecNormalize
+from support import PointEnv, vec_env
 
 pytest.importorskip("rl_zoo3")
 
 import optuna
-import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_trl import TRPL
@@ -23,26 +26,6 @@ from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
 
 SHORT = "--env Pendulum-v1 -n 64 --eval-freq -1 --device cpu --seed 0"
 SMALL = "n_envs:1 n_steps:64 batch_size:32 n_epochs:1 n_critic_epochs:1"
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Run ``sb3-trl`` in a folder of its own; return its exit status and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", ExperimentManager)
-
-    def call(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sb3-trl", *line.split()])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as status:
-            code = status.code
-        return code, *capsys.readouterr()
-
-    threads = th.get_num_threads()
-    yield call
-    th.set_num_threads(threads)
 
 
 # --- help ---
@@ -194,6 +177,36 @@ def test_interrupted_training_saves_its_model(run, monkeypatch, tmp_path):
     monkeypatch.setattr(TRPL, "train", interrupt)
     assert run(f"train --algo trpl {SHORT} -params {SMALL}")[0] == 0
     assert (tmp_path / "logs" / "trpl" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+
+
+def test_an_interrupted_training_goes_on(tmp_path):
+    """Ctrl-C in a real process; then the command that it printed, with fewer steps."""
+    start = [sys.executable, "-u", "-m", "sb3_trl.zoo.cli"]
+    command = f"train --algo trpl --env Pendulum-v1 -n 100000 --eval-freq -1 --device cpu -params {SMALL}"
+    process = subprocess.Popen([*start, *command.split()], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "explained_variance" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    steps, total = map(int, re.search(r"Training ended after (\d+) of (\d+) steps. To go on:", printed).groups())
+    assert 64 <= steps < total == 100_000
+    words = shlex.split(printed.strip().splitlines()[-1])
+    assert words[-1] == str(total - steps)
+
+    subprocess.run([*start, *words[1:-1], "64"], cwd=tmp_path, check=True, capture_output=True)
+    logs = tmp_path / "logs" / "trpl"
+    first, second = (TRPL.load(logs / f"Pendulum-v1_{i}" / "Pendulum-v1.zip", device="cpu") for i in (1, 2))
+    assert first.num_timesteps == steps
+    assert second._n_updates == first._n_updates + 1
+    moments = [model.policy.optimizer.state_dict()["state"][0]["step"] for model in (first, second)]
+    assert moments[1] == moments[0] + 2, "Adam went on, with the two minibatches of one epoch"
+    counts = [
+        VecNormalize.load(logs / f"Pendulum-v1_{i}" / "Pendulum-v1" / "vecnormalize.pkl", vec_env()).obs_rms.count
+        for i in (1, 2)
+    ]
+    assert counts[1] > counts[0] > steps
 
 
 def test_an_interrupt_before_training_ends_quietly(run, monkeypatch):

@@ -28,6 +28,7 @@ def run_script(module: str) -> None:
 
 def push_to_hub() -> None:
     """Run ``rl_zoo3.push_to_hub``; the model card names ``sb3-trl``."""
+    _restore_generate_metadata()
     with cards_name_the_command():
         run_script("rl_zoo3.push_to_hub")
 
@@ -154,6 +155,17 @@ def figures_are_shown_or_saved() -> Iterator[None]:
         yield
     finally:
         plt.show = original
+
+
+def _restore_generate_metadata() -> None:
+    """Put back what ``rl_zoo3`` 2.9 imports from the hub's integration, whose version 3.2 has renamed it."""
+    integration: Any = import_module("huggingface_sb3.push_to_hub")
+
+    def generate_metadata(*args: Any) -> dict[str, Any]:
+        return integration._generate_metadata(*args).to_dict()
+
+    if not hasattr(integration, "generate_metadata"):
+        integration.generate_metadata = generate_metadata
 
 
 def _command(match: re.Match[str]) -> str:
