@@ -106,11 +106,13 @@ def test_threads(run, monkeypatch, flag, threads):
         ("trian", "there is no command 'trian', did you mean 'train'?"),
         (f"train --algo trlp {SHORT}", "there is no algorithm 'trlp', did you mean 'tr"),
         (f"train --algo=nothing {SHORT}", "there is no algorithm 'nothing'. Known: a2c"),
-        ("train --algo trpl --env Pendulm-v1", "Pendulum-v1"),
+        ("train --algo trpl --env Pendulm-v1", "you maybe meant Pendulum-v1?"),
+        ("train --algo trpl --env DoesNotExist-v0", "not found in gym registry. Packages that bring environments"),
         ("train --algo trpl --env HalfCheetah-v3", "Use the v5 task."),
         ("train --algo trpl --env CartPole-v1 -n 64", "needs a Box action space"),
         (f"train --algo trpl {SHORT} --conf-file trpl_papr.yml", "the package has only"),
         (f"train --algo trpl {SHORT} --conf-file bad.yml", "bad.yml is not valid YAML"),
+        (f"train --algo trpl {SHORT} --conf-file binary.yml", "binary.yml is not valid YAML"),
         (f"train --algo trpl {SHORT} --conf-file empty.yml", "empty.yml must map environment ids"),
         (f"train --algo trpl {SHORT} --conf-file list.yml", "list.yml must map environment ids"),
         (f"train --algo trpl {SHORT} --conf-file short.yml", "short.yml has no 'n_timesteps' for Pendulum-v1"),
@@ -135,6 +137,7 @@ def test_errors_say_what_to_change(run, tmp_path, line, message):
         "other": "Ant-v5: {policy: MlpPolicy, n_timesteps: 1}",
     }.items():
         (tmp_path / f"{name}.yml").write_text(content)
+    (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\x00")
     code, _, err = run(line)
     assert code == 2
     assert message in err

@@ -7,6 +7,7 @@ import pytest
 import torch as th
 
 from sb3_trl import TRPL
+from sb3_trl.on_policy import RunningMeans
 from sb3_trl.policies import ForwardPass
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollout import Rollout, minibatches
@@ -88,6 +89,22 @@ def test_a_failed_compilation_warns_once_and_trains_on():
         eager(*next(minibatches(data, 16, model.device)))
     for p, q in zip(model.policy.parameters(), reference.parameters(), strict=True):
         assert th.equal(p, q)
+
+
+def test_an_interrupted_update_leaves_adam_with_its_steps(monkeypatch):
+    """Ctrl-C in the middle of an update: the model that is saved then must go on where it was."""
+    model, add = make_model(compile=True, n_critic_epochs=3), RunningMeans.add
+
+    def interrupted_at_the_seventh(stats, **scalars):
+        add(stats, **scalars)
+        if stats._counts["value_loss"] == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunningMeans, "add", interrupted_at_the_seventh)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(64)
+    states = model.policy.critic_optimizer.state_dict()["state"].values()
+    assert [float(state["step"]) for state in states] == [7.0] * len(states)
 
 
 def test_auto_compiles_where_enough_steps_are_ahead():

@@ -160,6 +160,9 @@ def _explain(error: Exception) -> str:
         )
     if isinstance(error, KeyError):
         return f"{message} is missing."
+    if "not found in gym registry" in message:
+        message = message.replace(", you maybe meant 'no close match found...'?", ".")
+        return f"{message} Packages that bring environments of their own are imported by --gym-packages."
     if "v2 and v3 based environments" in message:
         return f"{message} Use the v5 task."
     return message

@@ -121,7 +121,7 @@ def _check_file(config: str) -> None:
         return
     try:
         content = yaml.safe_load(Path(config).read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{config} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise ValueError(
