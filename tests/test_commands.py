@@ -22,6 +22,7 @@ import rl_zoo3.train
 from huggingface_hub.errors import EntryNotFoundError
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.monitor import load_results
+from support import event_file
 
 from sb3_trl import TRPL, FixPO
 from sb3_trl.zoo import cli, scripts
@@ -96,6 +97,19 @@ def test_train(folder, algo):
         assert np.load(logs / "evaluations.npz")["results"].shape == (2, 2)
         assert len(load_results(str(logs))) == 2000 // 200
     assert (folder / "logs" / algo / f"{ENV}_2" / "rl_model_2000_steps.zip").is_file()
+
+
+@pytest.mark.parametrize("algo", ["ppo", "trpo"])
+def test_other_algorithms_log_their_trust_region_too(tmp_path, monkeypatch, algo):
+    monkeypatch.chdir(tmp_path)
+    small = "-params n_envs:1 n_steps:64 batch_size:32"
+    line = f"train --algo {algo} --conf-file {algo}_v5.yml --env HalfCheetah-v5 -n 192 --eval-freq -1 --device cpu"
+    call(f"{line} --tensorboard-log runs {small}")
+    events = event_file(tmp_path / "runs" / "HalfCheetah-v5" / f"{algo.upper()}_1")
+    largest = [event.value for event in events.Scalars("trust_region/kl_max")]
+    assert len(largest) == 2, "after every update but the last"
+    assert min(largest) > 0
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
 
 
 # --- agents at work ---
