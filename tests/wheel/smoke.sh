@@ -29,7 +29,7 @@ for algo in trpl fixpo; do
   step sb3-trl plot-train -a $algo -e Pendulum-v1 -f logs -w 20
 done
 step sb3-trl record-video --algo trpl --env Pendulum-v1 -f logs -n 100
-step sb3-trl train --algo fixpo --env Pendulum-v1 -n 4096 -optimize --n-trials 2 --n-evaluations 1 \
-  --storage sqlite:///study.db --study-name pendulum --no-optim-plots
+step sb3-trl train --algo fixpo --env Pendulum-v1 -n 2048 -optimize --n-trials 2 --n-evaluations 1 \
+  --storage sqlite:///study.db --study-name pendulum --no-optim-plots -params n_envs:1
 step sb3-trl all-plots -a trpl fixpo -e Pendulum-v1 -f logs --no-display -o results
 check
