@@ -1,5 +1,6 @@
 # make train   set up .venv and train TRPL on HalfCheetah for a few minutes
 # make test    set up .venv and run every test
+# make smoke   install the wheel somewhere else and use it, as a new user does
 #
 # PYTHON=python3.12 chooses the interpreter (3.10 or newer), VENV another folder than .venv.
 
@@ -14,17 +15,18 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := sb3_trl tests examples benchmarks
-# Those that measure speed; learning curves take hours and have arguments of their own.
-BENCHMARKS := $(filter-out benchmarks/learning_curves.py,$(wildcard benchmarks/*.py))
+# Those that measure speed; the others train for hours and have arguments of their own.
+BENCHMARKS := benchmarks/projections.py benchmarks/training.py
 
 # More threads than one cost time with networks of this size, and a lot of it when cores are shared.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup train test check format docs bench clean
+.PHONY: help setup train test smoke check format docs bench clean
 
 help:
 	@echo "make train   train TRPL on $(ENV) ($(TIMESTEPS) steps; TIMESTEPS=… ENV=…)"
 	@echo "make test    run every test ($(WORKERS) at a time; WORKERS=…)"
+	@echo "make smoke   install the wheel in a fresh environment; train, tune, film and plot with it"
 	@echo "make check   ruff and mypy"
 	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure speed"
@@ -47,6 +49,9 @@ $(INSTALLED_DOCS): $(INSTALLED)
 
 train: $(INSTALLED)
 	$(BIN)/python examples/train.py --env $(ENV) --timesteps $(TIMESTEPS)
+
+smoke:
+	PYTHON=$(PYTHON) tests/wheel/smoke.sh
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -10,6 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution, kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_trl.dashboard import write_layout
+
 __all__ = ["TrustRegionCallback"]
 
 
@@ -19,7 +21,8 @@ class TrustRegionCallback(BaseCallback):
     After every update it compares the policy that acts next with the policy that collected the last
     rollout, at every state of that rollout: ``trust_region/kl_mean`` and ``trust_region/kl_max`` are
     KL(acting ‖ old) in nats, ``trust_region/entropy`` is the mean entropy of the acting policy in nats.
-    Every action space is supported. Runs of different methods can then be drawn in one figure.
+    Every action space is supported. Runs of different methods can then be drawn in one figure, and TensorBoard
+    shows the keys in the same dashboard.
 
     :param chunk_size: States per forward pass.
     :param verbose: Verbosity level, as in SB3.
@@ -33,6 +36,9 @@ class TrustRegionCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+    def _on_training_start(self) -> None:
+        write_layout(self.logger, ("trust_region/kl", "trust_region/entropy"))
 
     def _on_rollout_end(self) -> None:
         """Keep the rollout's observations and the distributions that collected it."""

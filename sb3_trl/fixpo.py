@@ -78,6 +78,7 @@ class FixPO(TrustRegionAlgorithm):
     """
 
     name: ClassVar[str] = "FixPO"
+    log_prefixes: ClassVar[tuple[str, ...]] = ("fixpo/", "trust_region/entropy", "trust_region/violation")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": ActorCriticPolicy,
         "CnnPolicy": ActorCriticCnnPolicy,

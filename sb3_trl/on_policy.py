@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_trl.dashboard import DashboardCallback
 from sb3_trl.lean_rollout import can_collect, collect_rollout
 from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, rollout_from_buffer, table
 from sb3_trl.steps import CompiledStep, EagerStep, StepLoss, can_compile
@@ -54,6 +55,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     #: Name of the TensorBoard run.
     name: ClassVar[str]
+    #: What the keys that it logs begin with; decides the charts of the dashboard.
+    log_prefixes: ClassVar[tuple[str, ...]] = ("trust_region/",)
 
     batch_size: int
     n_epochs: int
@@ -88,7 +91,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         # First in the list: a broken environment is reported before any other callback looks at it.
-        callbacks: list[Any] = [FiniteCheckCallback()]
+        callbacks: list[Any] = [FiniteCheckCallback(), DashboardCallback(self.log_prefixes)]
         if isinstance(callback, list):
             callbacks += callback
         elif callback is not None:
@@ -173,9 +176,11 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         :param rule: ``extra`` and ``after`` of ``EagerStep``.
         """
         step, whole = self._gradient_step(name, loss, forward, optimizer, **rule), table(data)
-        for _ in range(n_epochs):
-            stats.add(step.epoch(whole, self.batch_size))
-        step.finish()
+        try:
+            for _ in range(n_epochs):
+                stats.add(step.epoch(whole, self.batch_size))
+        finally:  # Ctrl-C may come at any time, and the model is saved after it
+            step.finish()
 
     def _gradient_step(
         self, name: str, loss: StepLoss, forward: nn.Module, optimizer: th.optim.Optimizer, **rule: Any

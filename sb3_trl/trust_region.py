@@ -82,6 +82,8 @@ class TrustRegion:
             for name, distance in zip(names, self.projection.distance(policy, old), strict=True):
                 values |= {f"{name}_mean": distance.mean(), f"{name}_max": distance.max()}
             values |= {"mean_bound": self.mean_bound.mean(), "cov_bound": self.cov_bound.mean()}
+            if self.projection.measures_kl:
+                values["kl_bound"] = (self.mean_bound + self.cov_bound).mean()
         if self.entropy_bound is not None:
             values["entropy_bound"] = self.entropy_bound
         return {key: float(value) for key, value in values.items()}

@@ -1,5 +1,8 @@
 """The ``sb3-trl`` command: help, settings, errors, and the processes that it starts."""
 
+import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,42 +10,22 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch as th
-from support import PointEnv
+from stable_baselines3.common.vec_env import VecNormalize
+from support import PointEnv, vec_env
 
 pytest.importorskip("rl_zoo3")
 
 import optuna
-import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_trl import TRPL
-from sb3_trl.zoo import cli, hyperparameter_file
+from sb3_trl.zoo import cli, hyperparameter_file, scripts
 from sb3_trl.zoo.experiment import find_configuration
 from sb3_trl.zoo.registry import algorithms
 from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
 
 SHORT = "--env Pendulum-v1 -n 64 --eval-freq -1 --device cpu --seed 0"
 SMALL = "n_envs:1 n_steps:64 batch_size:32 n_epochs:1 n_critic_epochs:1"
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Run ``sb3-trl`` in a folder of its own; return its exit status and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", ExperimentManager)
-
-    def call(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sb3-trl", *line.split()])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as status:
-            code = status.code
-        return code, *capsys.readouterr()
-
-    threads = th.get_num_threads()
-    yield call
-    th.set_num_threads(threads)
 
 
 # --- help ---
@@ -123,11 +106,13 @@ def test_threads(run, monkeypatch, flag, threads):
         ("trian", "there is no command 'trian', did you mean 'train'?"),
         (f"train --algo trlp {SHORT}", "there is no algorithm 'trlp', did you mean 'tr"),
         (f"train --algo=nothing {SHORT}", "there is no algorithm 'nothing'. Known: a2c"),
-        ("train --algo trpl --env Pendulm-v1", "Pendulum-v1"),
+        ("train --algo trpl --env Pendulm-v1", "you maybe meant Pendulum-v1?"),
+        ("train --algo trpl --env DoesNotExist-v0", "not found in gym registry. Packages that bring environments"),
         ("train --algo trpl --env HalfCheetah-v3", "Use the v5 task."),
         ("train --algo trpl --env CartPole-v1 -n 64", "needs a Box action space"),
         (f"train --algo trpl {SHORT} --conf-file trpl_papr.yml", "the package has only"),
         (f"train --algo trpl {SHORT} --conf-file bad.yml", "bad.yml is not valid YAML"),
+        (f"train --algo trpl {SHORT} --conf-file binary.yml", "binary.yml is not valid YAML"),
         (f"train --algo trpl {SHORT} --conf-file empty.yml", "empty.yml must map environment ids"),
         (f"train --algo trpl {SHORT} --conf-file list.yml", "list.yml must map environment ids"),
         (f"train --algo trpl {SHORT} --conf-file short.yml", "short.yml has no 'n_timesteps' for Pendulum-v1"),
@@ -152,6 +137,7 @@ def test_errors_say_what_to_change(run, tmp_path, line, message):
         "other": "Ant-v5: {policy: MlpPolicy, n_timesteps: 1}",
     }.items():
         (tmp_path / f"{name}.yml").write_text(content)
+    (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\x00")
     code, _, err = run(line)
     assert code == 2
     assert message in err
@@ -196,6 +182,36 @@ def test_interrupted_training_saves_its_model(run, monkeypatch, tmp_path):
     assert (tmp_path / "logs" / "trpl" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
 
 
+def test_an_interrupted_training_goes_on(tmp_path):
+    """Ctrl-C in a real process; then the command that it printed, with fewer steps."""
+    start = [sys.executable, "-u", "-m", "sb3_trl.zoo.cli"]
+    command = f"train --algo trpl --env Pendulum-v1 -n 100000 --eval-freq -1 --device cpu -params {SMALL}"
+    process = subprocess.Popen([*start, *command.split()], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "explained_variance" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    steps, total = map(int, re.search(r"Training ended after (\d+) of (\d+) steps. To go on:", printed).groups())
+    assert 64 <= steps < total == 100_000
+    words = shlex.split(printed.strip().splitlines()[-1])
+    assert words[-1] == str(total - steps)
+
+    subprocess.run([*start, *words[1:-1], "64"], cwd=tmp_path, check=True, capture_output=True)
+    logs = tmp_path / "logs" / "trpl"
+    first, second = (TRPL.load(logs / f"Pendulum-v1_{i}" / "Pendulum-v1.zip", device="cpu") for i in (1, 2))
+    assert first.num_timesteps == steps
+    assert second._n_updates == first._n_updates + 1
+    moments = [model.policy.optimizer.state_dict()["state"][0]["step"] for model in (first, second)]
+    assert moments[1] == moments[0] + 2, "Adam went on, with the two minibatches of one epoch"
+    counts = [
+        VecNormalize.load(logs / f"Pendulum-v1_{i}" / "Pendulum-v1" / "vecnormalize.pkl", vec_env()).obs_rms.count
+        for i in (1, 2)
+    ]
+    assert counts[1] > counts[0] > steps
+
+
 def test_an_interrupt_before_training_ends_quietly(run, monkeypatch):
     def interrupt(self):
         raise KeyboardInterrupt
@@ -212,7 +228,7 @@ def test_scripts_of_the_zoo_start_the_command(monkeypatch):
     calls = []
     monkeypatch.setattr(subprocess, "call", lambda command, **kwargs: calls.append(command) or 0)
     original = subprocess.call
-    with cli._children_know_the_algorithms():
+    with scripts.children_know_the_algorithms():
         subprocess.call(["python", "-m", "rl_zoo3.record_video", "--algo", "trpl"])
         subprocess.call(["python", "enjoy.py", "--algo", "trpl"])
         subprocess.call(["ls", "-l"])

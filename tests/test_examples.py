@@ -1,18 +1,23 @@
 """Every example runs, with few steps and epochs, and does what it says."""
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import imageio.v3 as imageio
 import numpy as np
+import optuna
 import pytest
 import torch as th
 import yaml
 from matplotlib.image import imread
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from support import event_file
 from torch import nn
 
 from sb3_trl import TRPL
@@ -86,6 +91,63 @@ def test_the_settings_of_train_are_those_of_the_zoo():
     assert entry.pop("policy") == "MlpPolicy"
     entry.pop("n_timesteps")
     assert settings == entry
+
+
+@pytest.fixture
+def saved_run(run, tmp_path):
+    """What a short ``train`` leaves, on a task with small pictures."""
+    run("train", "--env", "InvertedPendulum-v5", "--timesteps", 2048, "--out", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_evaluate(run, saved_run):
+    arguments = ("--run", saved_run, "--env", "InvertedPendulum-v5", "--episodes", 3)
+    printed = run("evaluate", *arguments)
+    assert printed == run("evaluate", *arguments), "the statistics of the observations stand still"
+    # A reward of 1 for every step that it stands: returns are lengths, and the settings normalise rewards.
+    assert number("deterministic +return", printed) >= 3
+    assert number("stochastic +return", printed) >= 3
+
+
+def test_film(saved_run, tmp_path):
+    """In a process of its own: MuJoCo chooses how to draw when it is imported."""
+    command = [sys.executable, FOLDER / "film.py", "--run", saved_run, "--env", "InvertedPendulum-v5"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MUJOCO_GL")}
+    result = subprocess.run(
+        [*command, "--steps", "25", "--out", tmp_path / "film.mp4"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert number("reward", result.stdout) == pytest.approx(1, abs=0.2)
+    frames = np.stack(list(imageio.imiter(tmp_path / "film.mp4"))).astype(float)
+    assert frames.shape[0] == 25
+    assert frames[0].std() > 10
+    assert np.abs(np.diff(frames, axis=0)).max() > 50, "something moves"
+
+
+def test_tune(run, tmp_path):
+    storage = f"sqlite:///{tmp_path}/search.db"
+    arguments = ("--timesteps", 1024, "--storage", storage)
+    assert "2 trials" in run("tune", "--trials", 2, *arguments)
+    printed = run("tune", "--trials", 1, *arguments)
+    assert "3 trials" in printed, "the search went on"
+    study = optuna.load_study(study_name="trpl", storage=storage)
+    assert number("return", printed) == pytest.approx(study.best_value, abs=0.1)
+    assert number("mean_bound=", printed) == study.best_params["mean_bound"]
+
+
+def test_compare(run, tmp_path):
+    printed = run("compare", "--timesteps", 4096, "--seeds", 1, "--out", tmp_path)
+    for method in ("TRPL", "FixPO", "PPO"):
+        row = next(line for line in printed.splitlines() if line.startswith(method))
+        assert -2000 < number("return", row) < 0
+        assert number("KL of a state", row) > 0
+        events = event_file(tmp_path / f"{method}_1")
+        assert len(events.Scalars("trust_region/kl_max")) >= 1
+    assert number("KL of a state", next(line for line in printed.splitlines() if "FixPO" in line)) < 1
 
 
 def test_custom_projection(run):

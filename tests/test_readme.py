@@ -17,6 +17,7 @@ from support import make_model, train_and_record
 
 from sb3_trl import TRPL, FixPO, TRPLPolicy
 from sb3_trl.on_policy import TrustRegionAlgorithm
+from sb3_trl.zoo.cli import COMMANDS as COMMANDS_OF_THE_ZOO
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -79,6 +80,25 @@ def test_command(command, folder, monkeypatch):
     command = [sys.executable, "-m", "sb3_trl.zoo.cli", *words]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+ZOO_PAGE = (ROOT / "docs" / "rl_zoo.md").read_text()
+
+
+@pytest.mark.parametrize("command", [line for block in blocks(ZOO_PAGE, "bash") for line in block.splitlines()])
+def test_the_flags_of_a_command_exist(command, run):
+    words = shlex.split(command.removeprefix("TRUST_REMOTE_CODE=True "))
+    assert words[0] == "sb3-trl"
+    code, printed, _ = run(f"{words[1]} --help")
+    assert code == 0
+    known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", printed))
+    assert {word for word in words[2:] if word.startswith("-")} <= known
+
+
+def test_every_command_is_documented():
+    assert set(COMMANDS_OF_THE_ZOO) <= set(re.findall(r"sb3-trl ([\w-]+)", ZOO_PAGE))
+    table = ZOO_PAGE.split("\n\n")[2]
+    assert set(COMMANDS_OF_THE_ZOO) == set(re.findall(r"`([\w-]+)`", table))
 
 
 # --- names ---

@@ -25,7 +25,8 @@ FULL = {"covariance": "full", "contextual_std": True}
 TRUST_REGION_KEYS = {
     f"trust_region/{key}"
     for key in (
-        *("kl_mean", "kl_max", "entropy", "violation_fraction", "projected_fraction", "mean_bound", "cov_bound"),
+        *("kl_mean", "kl_max", "kl_bound", "mean_bound", "cov_bound"),
+        *("entropy", "violation_fraction", "projected_fraction"),
         *("mean_distance_mean", "mean_distance_max", "cov_distance_mean", "cov_distance_max"),
     )
 }

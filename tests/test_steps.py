@@ -89,6 +89,24 @@ def test_a_failed_compilation_warns_once_and_trains_on(monkeypatch):
         assert th.equal(p, q)
 
 
+def test_an_interrupted_update_leaves_adam_with_its_steps(monkeypatch):
+    """Ctrl-C in the middle of an update: the model that is saved then must go on where it was."""
+    model, take = make_model(compile=True, n_critic_epochs=3), CompiledStep.__call__
+    steps = []
+
+    def interrupted_after_the_seventh(step, data, rows):
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        steps.append(take(step, data, rows))
+        return steps[-1]
+
+    monkeypatch.setattr(CompiledStep, "__call__", interrupted_after_the_seventh)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(64)
+    states = model.policy.critic_optimizer.state_dict()["state"].values()
+    assert [float(state["step"]) for state in states] == [7.0] * len(states)
+
+
 def test_auto_compiles_where_enough_steps_are_ahead():
     model = make_model(n_epochs=10)
     model._num_timesteps_at_start = 0

@@ -320,6 +320,7 @@ def test_full_updates_stay_finite_and_the_log_means_what_it_says(kind, scale):
         assert 0 <= log["trust_region/projected_fraction"] <= 1
         assert log["trust_region/kl_mean"] <= log["trust_region/kl_max"]
         assert (log["trust_region/mean_bound"], log["trust_region/cov_bound"]) == (0.03, 1e-3)
+        assert log.get("trust_region/kl_bound") == (pytest.approx(0.031) if "kl" in kind else None)
         std = new.covariance.diagonal(dim1=-2, dim2=-1).sqrt().mean().item()
         assert log["train/std"] == pytest.approx(std, rel=1e-5)
         if not new.is_contextual and kind != "joint_kl":

@@ -69,6 +69,21 @@ def test_every_algorithm_has_a_file():
         assert hyperparameter_file(key) is not None
 
 
+#: The tasks of both papers in Gymnasium's current versions, and the common small ones.
+MUJOCO = ["HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer", "Reacher"]
+MUJOCO = [f"{name}-v5" for name in (*MUJOCO, "InvertedPendulum", "InvertedDoublePendulum")]
+CONTINUOUS = [*MUJOCO, "Pendulum-v1", "LunarLanderContinuous-v3", "BipedalWalker-v3"]
+DISCRETE = ["CartPole-v1", "Acrobot-v1", "LunarLander-v3"]
+
+
+@pytest.mark.parametrize(("name", "tasks"), [("trpl", CONTINUOUS), ("fixpo", CONTINUOUS + DISCRETE)])
+def test_every_task_has_an_entry(name, tasks):
+    entries = yaml.safe_load(hyperparameter_file(name).read_text())
+    assert {*tasks, "default"} <= entries.keys()
+    if name == "trpl":
+        assert all(entry["projection"] == "kl" for entry in entries.values())
+
+
 ENTRIES = [(name, env) for name, path in hyperparameter_files().items() for env in yaml.safe_load(path.read_text())]
 #: Environments for entries that name none, and what has to be installed for them.
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}

@@ -37,6 +37,7 @@ class JointKLProjection(Projection):
     """
 
     constrains_entropy = True
+    measures_kl = True
 
     def __call__(
         self,

@@ -24,6 +24,8 @@ class KLProjection(Projection):
     KL(t) = ``cov_bound`` (eq. 11 with t = 1/(1 + η)). It is computed in float64 whatever the dtype.
     """
 
+    measures_kl = True
+
     def mean_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
         """Return ½ Mahalanobis², the mean part of KL(p ‖ q) in nats."""
         return 0.5 * mahalanobis(p, q)

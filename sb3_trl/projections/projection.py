@@ -36,6 +36,8 @@ class Projection(ABC):
 
     #: Whether the projection takes ``entropy_bound`` and ``entropy_equality`` and leaves nothing to the layer.
     constrains_entropy: bool = False
+    #: Whether d(p, q) is KL(p ‖ q) in nats, which the trust region then bounds by ε_μ + ε_Σ.
+    measures_kl: bool = False
 
     def __init__(self, mean_bound: Bound = 0.03, cov_bound: Bound = 1e-3) -> None:
         self.mean_bound = check_bound("mean_bound", mean_bound)

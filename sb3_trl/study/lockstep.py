@@ -65,9 +65,11 @@ class JointStep:
         state = self._read(requests)
         settings = th.stack([adam_settings(request.optimizer) for request in requests])
         shared = [th.stack(column) for column in zip(*(r.data.shared for r in requests), strict=True)]
-        for _ in range(requests[0].n_epochs):
-            self._epoch(requests, state, settings, shared)
-        self._write(requests, state)
+        try:
+            for _ in range(requests[0].n_epochs):
+                self._epoch(requests, state, settings, shared)
+        finally:  # Ctrl-C may come at any time
+            self._write(requests, state)
 
     def _epoch(self, requests: Sequence[Request], state: State, settings: Tensor, shared: list[Tensor]) -> None:
         shuffled = [_shuffled(request) for request in requests]

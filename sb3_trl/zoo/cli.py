@@ -6,29 +6,16 @@ Every command takes the flags of ``python -m rl_zoo3.<command>``.
 from __future__ import annotations
 
 import argparse
-import runpy
-import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
 
 from sb3_trl.version import __version__
 from sb3_trl.zoo.registry import closest, register
+from sb3_trl.zoo.scripts import INSTALL, load_from_hub, plot, push_to_hub, run_script
 
 __all__ = ["main"]
-
-INSTALL = 'pip install "sb3-trl[zoo]"'
-
-
-def _function(module: str, name: str) -> Callable[[], None]:
-    return lambda: getattr(import_module(module), name)()
-
-
-def _script(module: str) -> Callable[[], None]:
-    return lambda: _run_script(module)
 
 
 class Command(NamedTuple):
@@ -40,19 +27,19 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train an agent, or search for hyperparameters (-optimize)", lambda: _train()),
-    "enjoy": Command("run a trained agent and print its returns", _function("rl_zoo3.enjoy", "enjoy")),
-    "plot-train": Command("plot training returns", _function("rl_zoo3.plots", "plot_train")),
-    "all-plots": Command("plot and tabulate the evaluations of several runs", _function("rl_zoo3.plots", "all_plots")),
-    "plot-from-file": Command("plot what all-plots wrote", _function("rl_zoo3.plots", "plot_from_file")),
-    "record-video": Command("record a video of a trained agent", _script("rl_zoo3.record_video")),
-    "record-training": Command("record a video of an agent's training", _script("rl_zoo3.record_training")),
-    "benchmark": Command("evaluate every trained agent of a folder", _script("rl_zoo3.benchmark")),
-    "push-to-hub": Command("upload a trained agent", _script("rl_zoo3.push_to_hub")),
-    "load-from-hub": Command("download a trained agent", _script("rl_zoo3.load_from_hub")),
+    "enjoy": Command("run a trained agent and print its returns", lambda: _enjoy()),
+    "plot-train": Command("plot training returns", lambda: plot("plot_train")),
+    "all-plots": Command("plot and tabulate the evaluations of several runs", lambda: plot("all_plots")),
+    "plot-from-file": Command("plot what all-plots wrote", lambda: plot("plot_from_file")),
+    "record-video": Command("record a video of a trained agent", lambda: run_script("rl_zoo3.record_video")),
+    "record-training": Command("record a video of an agent's training", lambda: run_script("rl_zoo3.record_training")),
+    "benchmark": Command("evaluate every trained agent of a folder", lambda: run_script("rl_zoo3.benchmark")),
+    "push-to-hub": Command("upload a trained agent", push_to_hub),
+    "load-from-hub": Command("download a trained agent", load_from_hub),
 }
 
 #: Commands whose errors are put into words: those that people give hyperparameters and folders of agents.
-EXPLAINED = ("train", "enjoy", "record-video", "record-training")
+EXPLAINED = ("train", "enjoy", "record-video", "record-training", "push-to-hub", "load-from-hub", "plot-from-file")
 
 HELP = f"""usage: sb3-trl <command> [flags]
 
@@ -99,7 +86,8 @@ def _run(name: str, arguments: list[str]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if known.verbose > 1 or name not in EXPLAINED or not _is_users(error):
+        explained = name in EXPLAINED or isinstance(error, OSError)
+        if known.verbose > 1 or not explained or not _is_users(error):
             raise
         _fail(f"sb3-trl {name}", _explain(error))
 
@@ -142,35 +130,10 @@ def _train() -> None:
     rl_zoo3.train.train()
 
 
-# --- scripts that start processes of their own ---
+def _enjoy() -> None:
+    from rl_zoo3.enjoy import enjoy
 
-
-def _run_script(module: str) -> None:
-    with _children_know_the_algorithms():
-        runpy.run_module(module, run_name="__main__")
-
-
-@contextmanager
-def _children_know_the_algorithms() -> Iterator[None]:
-    """While active, ``python -m rl_zoo3.record_video`` and ``python enjoy.py`` start ``sb3-trl`` instead.
-
-    That is how ``record_training`` and ``benchmark`` call them.
-    """
-    original = subprocess.call
-    scripts = {("python", "-m", "rl_zoo3.record_video"): "record-video", ("python", "enjoy.py"): "enjoy"}
-
-    def call(command: Any, *args: Any, **kwargs: Any) -> int:
-        for words, name in scripts.items():
-            if isinstance(command, list) and tuple(command[: len(words)]) == words:
-                command = [sys.executable, "-m", "sb3_trl.zoo.cli", name, *command[len(words) :]]
-                break
-        return original(command, *args, **kwargs)
-
-    subprocess.call = call  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        subprocess.call = original
+    enjoy()
 
 
 # --- errors ---
@@ -197,6 +160,9 @@ def _explain(error: Exception) -> str:
         )
     if isinstance(error, KeyError):
         return f"{message} is missing."
+    if "not found in gym registry" in message:
+        message = message.replace(", you maybe meant 'no close match found...'?", ".")
+        return f"{message} Packages that bring environments of their own are imported by --gym-packages."
     if "v2 and v3 based environments" in message:
         return f"{message} Use the v5 task."
     return message

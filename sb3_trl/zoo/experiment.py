@@ -1,15 +1,19 @@
-"""The RL Zoo's experiment with this package's YAML files, and with errors that say what to change."""
+"""The RL Zoo's experiment with this package's YAML files, and with messages that say what to do."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_trl.zoo.registry import algorithms, closest, hyperparameter_file, hyperparameter_files
 
@@ -41,19 +45,50 @@ class Experiment(ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the YAML file's entry for the environment, and check that it is one."""
         _check_file(self.config)
+        if self.trial_id is not None:
+            self.custom_hyperparams = self._trial() | (self.custom_hyperparams or {})
         hyperparams, saved = super().read_hyperparameters()
         for key in ("policy", "n_timesteps"):
             if key not in hyperparams:
                 raise ValueError(f"{self.config} has no {key!r} for {self.env_name.gym_id}.")
-        if "env_kwargs" in hyperparams and self._eval_env_kwargs_args is None:
-            # rl_zoo3 forgets the file's env_kwargs where it evaluates: the two environments would differ.
-            self.eval_env_kwargs = hyperparams["env_kwargs"]
+        if "env_kwargs" in hyperparams:
+            # rl_zoo3 forgets the file's env_kwargs where it evaluates, films or uploads: environments would differ.
+            if self._eval_env_kwargs_args is None:
+                self.eval_env_kwargs = hyperparams["env_kwargs"]
+            self.args.env_kwargs = hyperparams["env_kwargs"]
         return _numbers(hyperparams), type(saved)(_numbers(saved))
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         processed = super()._preprocess_hyperparams(hyperparams)
         _check_arguments(processed[0], self.algo, self.config)
         return processed
+
+    def _trial(self) -> dict[str, Any]:
+        """Return the hyperparameters of ``--trial-id``, which may be 0 (rl_zoo3 takes that for none)."""
+        if not (self.storage and self.study_name):
+            raise ValueError(f"--trial-id {self.trial_id} needs --storage and --study-name, where the trial is kept.")
+        try:
+            return self.load_trial(self.storage, self.study_name, self.trial_id)
+        except (KeyError, IndexError) as error:
+            where = f"{self.study_name!r} in {self.storage}"
+            raise ValueError(f"--trial-id {self.trial_id}: there is no such trial of a study {where}.") from error
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Train with the trial's hyperparameters; those under which training diverges are pruned."""
+        try:
+            return super().objective(trial)
+        except FloatingPointError as error:
+            raise optuna.TrialPruned(str(error)) from error
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """Save the model, and say how an interrupted training goes on."""
+        super().save_trained_model(model)
+        steps_left = self.n_timesteps - model.num_timesteps
+        if steps_left > 0:
+            print(
+                f"Training ended after {model.num_timesteps} of {self.n_timesteps} steps. To go on:\n"
+                f"  {sys.argv[0]} {shlex.join(sys.argv[1:])} -i {self.save_path}/{self.env_name}.zip -n {steps_left}"
+            )
 
 
 def find_configuration(name: str | None, algo: str) -> str | None:
@@ -86,7 +121,7 @@ def _check_file(config: str) -> None:
         return
     try:
         content = yaml.safe_load(Path(config).read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{config} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise ValueError(

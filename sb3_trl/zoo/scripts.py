@@ -1,0 +1,177 @@
+"""What the RL Zoo's scripts need around them to work for this package's algorithms, on any machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+__all__ = ["INSTALL", "load_from_hub", "plot", "push_to_hub", "run_script"]
+
+INSTALL = 'pip install "sb3-trl[zoo]"'
+
+
+def run_script(module: str) -> None:
+    """Run a module that is a script; processes that it starts know the algorithms, and find ``ffmpeg``."""
+    with children_know_the_algorithms(), ffmpeg_is_found():
+        runpy.run_module(module, run_name="__main__")
+
+
+def push_to_hub() -> None:
+    """Run ``rl_zoo3.push_to_hub``; the model card names ``sb3-trl``."""
+    _restore_generate_metadata()
+    with cards_name_the_command():
+        run_script("rl_zoo3.push_to_hub")
+
+
+def load_from_hub() -> None:
+    """Run ``rl_zoo3.load_from_hub``; agents without normalisation are loaded too."""
+    with missing_files_are_http_errors():
+        run_script("rl_zoo3.load_from_hub")
+
+
+def plot(name: str) -> None:
+    """Run a function of ``rl_zoo3.plots``; where there is no screen, figures become files."""
+    with figures_are_shown_or_saved():
+        try:
+            getattr(import_module("rl_zoo3.plots"), name)()
+        except ValueError as error:
+            if name == "plot_from_file" and "empty" in str(error):
+                raise ValueError("A method has fewer than two runs, which have no spread to plot.") from error
+            raise
+
+
+@contextmanager
+def children_know_the_algorithms() -> Iterator[None]:
+    """While active, ``python -m rl_zoo3.record_video`` and ``python enjoy.py`` start ``sb3-trl`` instead.
+
+    That is how ``record_training`` and ``benchmark`` call them.
+    """
+    original = subprocess.call
+    scripts = {("python", "-m", "rl_zoo3.record_video"): "record-video", ("python", "enjoy.py"): "enjoy"}
+
+    def call(command: Any, *args: Any, **kwargs: Any) -> int:
+        for words, name in scripts.items():
+            if isinstance(command, list) and tuple(command[: len(words)]) == words:
+                command = [sys.executable, "-m", "sb3_trl.zoo.cli", name, *command[len(words) :]]
+                break
+        return original(command, *args, **kwargs)
+
+    subprocess.call = call  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.call = original
+
+
+@contextmanager
+def ffmpeg_is_found() -> Iterator[None]:
+    """While active, there is an ``ffmpeg`` on the path: moviepy's own, if the system has none."""
+    if shutil.which("ffmpeg"):
+        yield
+        return
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    path = os.environ["PATH"]
+    with TemporaryDirectory() as folder:
+        Path(folder, "ffmpeg").symlink_to(get_ffmpeg_exe())
+        os.environ["PATH"] = f"{path}{os.pathsep}{folder}"
+        try:
+            yield
+        finally:
+            os.environ["PATH"] = path
+
+
+@contextmanager
+def cards_name_the_command() -> Iterator[None]:
+    """While active, model cards tell people to install this package, whose algorithms ``rl_zoo3`` does not know."""
+    from huggingface_hub import repocard
+
+    original = repocard.metadata_save
+
+    def save(local_path: str | Path, data: dict[Any, Any]) -> None:
+        text = Path(local_path).read_text().replace("pip install rl_zoo3", INSTALL)
+        text = re.sub(r"python -m rl_zoo3\.\w+", _command, text)
+        Path(local_path).write_text(text)
+        original(local_path, data)
+
+    repocard.metadata_save = save
+    try:
+        yield
+    finally:
+        repocard.metadata_save = original
+
+
+@contextmanager
+def missing_files_are_http_errors() -> Iterator[None]:
+    """While active, a file that is not on the hub raises the error of ``requests``, for which ``rl_zoo3`` looks."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+    from requests.exceptions import HTTPError
+
+    original = huggingface_hub.hf_hub_download
+
+    def download(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except EntryNotFoundError as error:
+            raise HTTPError(str(error)) from error
+
+    huggingface_hub.hf_hub_download = download
+    try:
+        yield
+    finally:
+        huggingface_hub.hf_hub_download = original
+
+
+@contextmanager
+def figures_are_shown_or_saved() -> Iterator[None]:
+    """While active, ``plt.show`` writes the figures to PNG files if matplotlib has no window to show them in."""
+    import matplotlib.pyplot as plt
+
+    original = plt.show
+
+    def save(*args: Any, **kwargs: Any) -> None:
+        for number in plt.get_fignums():
+            figure = plt.figure(number)
+            title = str(figure.get_label()) or f"figure {number}"
+            path = _unused_path(re.sub(r"[^\w-]+", "_", title))
+            figure.savefig(path)
+            print(f"There is no screen to show {title!r} on: saved to {path}")
+        plt.close("all")
+
+    if plt.get_backend().lower() == "agg":
+        plt.show = save
+    try:
+        yield
+    finally:
+        plt.show = original
+
+
+def _restore_generate_metadata() -> None:
+    """Put back what ``rl_zoo3`` 2.9 imports from the hub's integration, whose version 3.2 has renamed it."""
+    integration: Any = import_module("huggingface_sb3.push_to_hub")
+
+    def generate_metadata(*args: Any) -> dict[str, Any]:
+        return integration._generate_metadata(*args).to_dict()
+
+    if not hasattr(integration, "generate_metadata"):
+        integration.generate_metadata = generate_metadata
+
+
+def _command(match: re.Match[str]) -> str:
+    return f"sb3-trl {match[0].rpartition('.')[2].replace('_', '-')}"
+
+
+def _unused_path(name: str) -> Path:
+    paths = (Path(f"{name}{suffix}.png") for suffix in ("", *(f"_{i}" for i in range(2, 10_000))))
+    return next(path for path in paths if not path.exists())
