@@ -13,9 +13,9 @@ __all__ = ["algorithms", "closest", "hyperparameter_file", "hyperparameter_files
 
 def algorithms() -> dict[str, type]:
     """Return the package's algorithms by their RL Zoo key."""
-    from sb3_trl import TRPL, FixPO
+    from sb3_trl import PAPI, TRPL, FixPO
 
-    return {"trpl": TRPL, "fixpo": FixPO}
+    return {"trpl": TRPL, "fixpo": FixPO, "papi": PAPI}
 
 
 def register() -> None:
