@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Any, TypeAlias
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -16,14 +17,34 @@ from stable_baselines3.common.distributions import (
     MultiCategoricalDistribution,
     StateDependentNoiseDistribution,
 )
-from torch import Tensor
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.penalty import bernoulli_kl, categorical_kl
+from sb3_trl.policies import TRPLPolicy, latents
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.gaussian import kl as gaussian_kl
+from sb3_trl.rollout import Table, table
 
-__all__ = ["ActionParameters", "action_parameters", "join", "without_validation"]
+__all__ = ["ActionParameters", "ActionsAndValues", "Family", "action_parameters", "join", "without_validation"]
+
+Parameters: TypeAlias = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What can be computed from the parameters of one kind of action distribution.
+
+    :param kl: Maps the parameters of p and of q to KL(p ‖ q) in nats, ``(n,)``.
+    :param log_prob: Maps parameters and actions to log-densities or log-probabilities, ``(n,)``.
+    :param entropy: Maps parameters to entropies in nats, ``(n,)``; ``None`` where there is no closed form.
+    """
+
+    kl: Callable[[Parameters, Parameters], Tensor]
+    log_prob: Callable[[Parameters, Tensor], Tensor]
+    entropy: Callable[[Parameters], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -31,31 +52,69 @@ class ActionParameters:
     """What an action distribution is at n states, apart from the object that SB3 refills.
 
     :param tensors: Its parameters, n rows each.
-    :param divergence: Maps the parameters of p and of q to KL(p ‖ q) in nats, ``(n,)``.
+    :param family: Its kind.
     """
 
-    tensors: tuple[Tensor, ...]
-    divergence: Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], Tensor]
+    tensors: Parameters
+    family: Family
 
     def kl(self, other: ActionParameters) -> Tensor:
         """Return KL(self ‖ other) in nats, differentiable in both; shape ``(n,)``."""
-        return self.divergence(self.tensors, other.tensors)
+        return self.family.kl(self.tensors, other.tensors)
 
-    def detach(self) -> ActionParameters:
-        """Return the same parameters without their gradient history."""
-        return ActionParameters(tuple(t.detach() for t in self.tensors), self.divergence)
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log-probability of one action per state; shape ``(n,)``."""
+        return self.family.log_prob(self.tensors, actions)
+
+    def entropy(self) -> Tensor | None:
+        """Return the entropy in nats, ``(n,)``; ``None`` where there is no closed form."""
+        return self.family.entropy(self.tensors)
 
     def double(self) -> ActionParameters:
         """Return the same parameters in float64, in which divergences are compared with bounds."""
-        return ActionParameters(tuple(t.double() for t in self.tensors), self.divergence)
+        return ActionParameters(tuple(t.double() for t in self.tensors), self.family)
 
     def total(self) -> Tensor:
         """Return the sum of all parameters, a scalar that depends on every one of them."""
         return th.stack([t.sum() for t in self.tensors]).sum()
 
-    def __getitem__(self, index: Tensor | slice) -> ActionParameters:
-        """Return the parameters at some of the states."""
-        return ActionParameters(tuple(t[index] for t in self.tensors), self.divergence)
+
+@table.register
+def _(data: ActionParameters) -> Table:
+    return Table(data.tensors, (), lambda rows, shared: ActionParameters(tuple(rows), data.family))
+
+
+class ActionsAndValues(nn.Module):
+    """The action parameters and the values ``(batch, 1)`` of an actor-critic policy, as tensors alone.
+
+    :param policy: Any of SB3's, with a distribution that ``action_parameters`` knows.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+        known = head.dispatch(type(policy.action_dist))  # compiled code cannot choose by type
+        is_known = known is not head.dispatch(object) and type(policy)._get_action_dist_from_latent in _OWN_HEADS
+        self._head = known if is_known else None
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether both are functions of tensors alone, which can be compiled."""
+        return self._head is not None
+
+    def forward(self, observations: Any) -> tuple[ActionParameters, Tensor]:
+        """Return both at a batch of observations."""
+        latent_pi, latent_vf = latents(self.policy, observations)
+        return self._actions(latent_pi), self.policy.value_net(latent_vf)
+
+    def actions(self, observations: Any) -> ActionParameters:
+        """Return the action parameters alone."""
+        return self._actions(latents(self.policy, observations)[0])
+
+    def _actions(self, latent: Tensor) -> ActionParameters:
+        if self._head is not None:
+            return self._head(self.policy.action_dist, self.policy, latent)
+        return action_parameters(self.policy._get_action_dist_from_latent(latent))
 
 
 @contextmanager
@@ -72,7 +131,10 @@ def without_validation() -> Iterator[None]:
 def join(parts: Sequence[ActionParameters]) -> ActionParameters:
     """Return the parameters of several batches of states as one."""
     tensors = zip(*(part.tensors for part in parts), strict=True)
-    return ActionParameters(tuple(th.cat(column) for column in tensors), parts[0].divergence)
+    return ActionParameters(tuple(th.cat(column) for column in tensors), parts[0].family)
+
+
+# --- from the objects of SB3 ---
 
 
 @singledispatch
@@ -90,50 +152,138 @@ def action_parameters(distribution: Distribution) -> ActionParameters:
     )
 
 
-@action_parameters.register(DiagGaussianDistribution)
-@action_parameters.register(StateDependentNoiseDistribution)
+@action_parameters.register
 def _(distribution: DiagGaussianDistribution) -> ActionParameters:
-    # A squashing of the actions (gSDE's tanh) is a bijection and leaves the divergence as it is.
     normal = distribution.distribution
-    return ActionParameters((normal.mean, normal.stddev), _diagonal_kl)
+    return ActionParameters((normal.mean, normal.stddev), DIAGONAL)
+
+
+@action_parameters.register
+def _(distribution: StateDependentNoiseDistribution) -> ActionParameters:
+    # A squashing of the actions (tanh) is a bijection and leaves the divergence as it is.
+    normal = distribution.distribution
+    family = Family(_diagonal_kl, lambda _, actions: distribution.log_prob(actions), lambda _: distribution.entropy())
+    return ActionParameters((normal.mean, normal.stddev), family)
 
 
 @action_parameters.register
 def _(distribution: ProjectedGaussianDistribution) -> ActionParameters:
-    gaussian = distribution.gaussian
-    event = gaussian.scale.shape[-1:] if gaussian.is_diagonal else gaussian.scale.shape[-2:]
-    scale = gaussian.scale.expand(*gaussian.mean.shape[:-1], *event)
-    return ActionParameters((gaussian.mean, scale), _diagonal_kl if gaussian.is_diagonal else _full_kl)
+    return _of_gaussian(distribution.gaussian)
 
 
 @action_parameters.register
 def _(distribution: CategoricalDistribution) -> ActionParameters:
-    return ActionParameters((distribution.distribution.logits,), _categorical_kl)
+    return ActionParameters((distribution.distribution.logits,), CATEGORICAL)
 
 
 @action_parameters.register
 def _(distribution: MultiCategoricalDistribution) -> ActionParameters:
-    return ActionParameters(tuple(factor.logits for factor in distribution.distribution), _categorical_kl)
+    return ActionParameters(tuple(factor.logits for factor in distribution.distribution), CATEGORICAL)
 
 
 @action_parameters.register
 def _(distribution: BernoulliDistribution) -> ActionParameters:
-    return ActionParameters((distribution.distribution.logits,), _bernoulli_kl)
+    return ActionParameters((distribution.distribution.logits,), BERNOULLI)
 
 
-def _diagonal_kl(p: tuple[Tensor, ...], q: tuple[Tensor, ...]) -> Tensor:
-    mean, cov = gaussian_kl(Gaussian(p[0], std=p[1]), Gaussian(q[0], std=q[1]))
+# --- from the actor's last hidden layer, without those objects ---
+
+#: Policies whose heads are those below; a class that overrides this method has a head of its own.
+_OWN_HEADS = (ActorCriticPolicy._get_action_dist_from_latent, TRPLPolicy._get_action_dist_from_latent)
+
+
+@singledispatch
+def head(distribution: Distribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+    """Return what ``action_parameters`` returns, as a function of tensors that can be compiled."""
+    raise TypeError(f"{type(distribution).__name__} is known as an object only.")
+
+
+@head.register
+def _(distribution: ProjectedGaussianDistribution, policy: TRPLPolicy, latent: Tensor) -> ActionParameters:
+    mean, scale = policy.action_net(latent), policy.scale_net(latent)
+    full = distribution.covariance == "full"
+    return _of_gaussian(Gaussian(mean, scale_tril=scale) if full else Gaussian(mean, std=scale))
+
+
+@head.register
+def _(distribution: DiagGaussianDistribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+    mean = policy.action_net(latent)
+    return ActionParameters((mean, policy.log_std.exp().expand_as(mean)), DIAGONAL)
+
+
+@head.register
+def _(distribution: CategoricalDistribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+    return ActionParameters((policy.action_net(latent).log_softmax(-1),), CATEGORICAL)
+
+
+@head.register
+def _(distribution: MultiCategoricalDistribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+    parts = policy.action_net(latent).split([int(n) for n in distribution.action_dims], -1)
+    return ActionParameters(tuple(part.log_softmax(-1) for part in parts), CATEGORICAL)
+
+
+@head.register
+def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+    return ActionParameters((policy.action_net(latent),), BERNOULLI)
+
+
+# --- families ---
+
+
+def _of_gaussian(gaussian: Gaussian) -> ActionParameters:
+    event = gaussian.scale.shape[-1:] if gaussian.is_diagonal else gaussian.scale.shape[-2:]
+    scale = gaussian.scale.expand(*gaussian.mean.shape[:-1], *event)
+    return ActionParameters((gaussian.mean, scale), DIAGONAL if gaussian.is_diagonal else FULL)
+
+
+def _diagonal(parameters: Parameters) -> Gaussian:
+    return Gaussian(parameters[0], std=parameters[1])
+
+
+def _full(parameters: Parameters) -> Gaussian:
+    return Gaussian(parameters[0], scale_tril=parameters[1])
+
+
+def _diagonal_kl(p: Parameters, q: Parameters) -> Tensor:
+    mean, cov = gaussian_kl(_diagonal(p), _diagonal(q))
     return mean + cov
 
 
-def _full_kl(p: tuple[Tensor, ...], q: tuple[Tensor, ...]) -> Tensor:
-    mean, cov = gaussian_kl(Gaussian(p[0], scale_tril=p[1]), Gaussian(q[0], scale_tril=q[1]))
+def _full_kl(p: Parameters, q: Parameters) -> Tensor:
+    mean, cov = gaussian_kl(_full(p), _full(q))
     return mean + cov
 
 
-def _categorical_kl(p: tuple[Tensor, ...], q: tuple[Tensor, ...]) -> Tensor:
+def _categorical_kl(p: Parameters, q: Parameters) -> Tensor:
     return th.stack([categorical_kl(a, b) for a, b in zip(p, q, strict=True)]).sum(0)
 
 
-def _bernoulli_kl(p: tuple[Tensor, ...], q: tuple[Tensor, ...]) -> Tensor:
+def _categorical_log_prob(factors: Parameters, actions: Tensor) -> Tensor:
+    columns = actions.long().reshape(len(actions), len(factors)).unsqueeze(-1).unbind(1)
+    return th.cat([logits.gather(-1, a) for logits, a in zip(factors, columns, strict=True)], -1).sum(-1)
+
+
+def _categorical_entropy(factors: Parameters) -> Tensor:
+    # As torch: the most negative finite number stands for the −∞ of an impossible action.
+    finite = (logits.clamp(min=th.finfo(logits.dtype).min) for logits in factors)
+    return th.stack([-(logits.exp() * logits).sum(-1) for logits in finite]).sum(0)
+
+
+def _bernoulli_kl(p: Parameters, q: Parameters) -> Tensor:
     return bernoulli_kl(p[0], q[0])
+
+
+def _bernoulli_log_prob(parameters: Parameters, actions: Tensor) -> Tensor:
+    (logits,) = parameters
+    return -F.binary_cross_entropy_with_logits(logits, actions.to(logits.dtype), reduction="none").sum(-1)
+
+
+def _bernoulli_entropy(parameters: Parameters) -> Tensor:
+    (logits,) = parameters
+    return F.binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none").sum(-1)
+
+
+DIAGONAL = Family(_diagonal_kl, lambda p, a: _diagonal(p).log_prob(a), lambda p: _diagonal(p).entropy())
+FULL = Family(_full_kl, lambda p, a: _full(p).log_prob(a), lambda p: _full(p).entropy())
+CATEGORICAL = Family(_categorical_kl, _categorical_log_prob, _categorical_entropy)
+BERNOULLI = Family(_bernoulli_kl, _bernoulli_log_prob, _bernoulli_entropy)

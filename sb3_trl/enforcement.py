@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch as th
 
 from sb3_trl.penalty import halving_search
+from sb3_trl.rollout import Table
 
 __all__ = ["roll_back", "step_until_clean"]
 
 
 def step_until_clean(
-    passes: Callable[[], Iterable[Any]], is_clean: Callable[..., bool], step: Callable[..., Any], max_steps: int
+    data: Table,
+    chunk_size: int,
+    is_clean: Callable[..., bool],
+    step: Callable[[Table, Sequence[th.Tensor]], Any],
+    max_steps: int,
 ) -> int:
-    """Pass over the data, take a step wherever a chunk is not clean, until one whole pass is.
+    """Pass over the data in fresh chunks, take a step wherever one is not clean, until one whole pass is.
 
-    :param passes: Returns the chunks of one pass, each a tuple.
+    :param data: A table whose ``part`` is the arguments of ``is_clean``.
+    :param chunk_size: States in a chunk.
     :param is_clean: Whether a chunk needs no step; a ``FloatingPointError`` from it ends the passes.
-    :param step: Takes one gradient step on a chunk.
+    :param step: Takes one gradient step on a chunk, as ``EagerStep`` does.
     :param max_steps: Stop after so many steps, clean or not.
     :return: The number of steps.
     """
@@ -28,12 +34,13 @@ def step_until_clean(
     with suppress(FloatingPointError):
         while not clean:
             clean = True
-            for chunk in passes():
-                if is_clean(*chunk):
+            order = th.randperm(data.n_rows).to(data.rows[0].device)
+            for rows in data.shuffled(order).split(chunk_size):
+                if is_clean(*data.part(rows)):
                     continue
                 if steps == max_steps:
                     return steps
-                step(*chunk)
+                step(data, rows)
                 steps, clean = steps + 1, False
     return steps
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch as th
@@ -18,13 +17,13 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import nn
 
-from sb3_trl.action_parameters import ActionParameters, action_parameters, join, without_validation
+from sb3_trl.action_parameters import ActionParameters, ActionsAndValues, join, without_validation
 from sb3_trl.enforcement import roll_back, step_until_clean
 from sb3_trl.losses import normalize, surrogate_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.penalty import BetaDual, kl_statistic
-from sb3_trl.policies import DistributionAndValues, parameters_behind, statistics
-from sb3_trl.rollout import Rollout, minibatches
+from sb3_trl.policies import parameters_behind, statistics
+from sb3_trl.rollout import Rollout, Shared, table
 from sb3_trl.schedules import as_schedule
 from sb3_trl.steps import EagerStep, Loss
 
@@ -63,6 +62,8 @@ class FixPO(TrustRegionAlgorithm):
     :param ent_coef: Entropy bonus.
     :param vf_coef: c_v, weight of the value loss.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
+    :param compile: Compile the training step into one function. ``"auto"`` does where the steps planned repay
+        the seconds it takes; what cannot be compiled trains without.
     :param use_sde: As in SB3.
     :param sde_sample_freq: As in SB3.
     :param rollout_buffer_class: As in SB3.
@@ -83,7 +84,6 @@ class FixPO(TrustRegionAlgorithm):
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
     dual: BetaDual
-    compile = False
 
     def __init__(
         self,
@@ -109,6 +109,7 @@ class FixPO(TrustRegionAlgorithm):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
+        compile: bool | Literal["auto"] = "auto",
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
@@ -157,6 +158,7 @@ class FixPO(TrustRegionAlgorithm):
         self.max_fixup_steps = max_fixup_steps
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
+        self.compile = compile
         if _init_setup_model:
             self._setup_model()
 
@@ -186,25 +188,28 @@ class FixPO(TrustRegionAlgorithm):
 
     def _primary_phase(self, rollout: Rollout, old: ActionParameters, stats: RunningMeans) -> None:
         """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7)."""
-        forward = DistributionAndValues(self.policy)
-        step = EagerStep(forward, self._primary_loss, self.policy.optimizer, self.max_grad_norm)
-        for minibatch in minibatches((rollout, old), self.batch_size, self.device):
-            scalars = step(*minibatch)
-            self.dual.update(scalars["kl"])
-            stats.add(**scalars)
+        data = (rollout, old, self._clip_range())
+        forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
+        self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **self._beta_rule)
 
-    def _primary_loss(self, forward: Any, batch: Rollout, old: ActionParameters) -> Loss:
+    @property
+    def _beta_rule(self) -> dict[str, Any]:
+        """β among what a step takes and changes."""
+        return {"extra": (self.dual.state,), "after": lambda extra, scalars: (self.dual.step(extra[0], scalars["kl"]),)}
+
+    def _primary_loss(
+        self, forward: Any, batch: Rollout, old: ActionParameters, clip_range: th.Tensor | None, dual: th.Tensor
+    ) -> Loss:
         """Return L_θ = L_π + c_v·L_VF + sg(β)·L_KL and, as ``kl``, the statistic that L_β looks at."""
-        distribution, values = forward(batch.observations)
-        actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
-        log_prob = distribution.log_prob(actions)
-        kl = self._divergence(action_parameters(distribution), old)
+        new, values = forward(batch.observations)
+        log_prob = new.log_prob(batch.actions)
+        kl = self._divergence(new, old)
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages)
-        critic_loss = value_loss(self._clipped(values.flatten(), batch.old_values), batch.returns)
-        loss = surrogate + self.vf_coef * critic_loss + self.dual.value.to(kl.dtype) * kl.mean()
+        critic_loss = value_loss(_clipped(values.flatten(), batch.old_values, clip_range), batch.returns)
+        loss = surrogate + self.vf_coef * critic_loss + dual[0].to(kl.dtype) * kl.mean()
         if self.ent_coef != 0:
-            entropy = distribution.entropy()
+            entropy = new.entropy()
             loss = loss - self.ent_coef * (-log_prob if entropy is None else entropy).mean()
         statistic = kl_statistic(kl, self.kl_statistic)
         return loss, {"policy_gradient_loss": surrogate, "value_loss": critic_loss, "kl": statistic}
@@ -215,23 +220,19 @@ class FixPO(TrustRegionAlgorithm):
         In the network's evaluation mode, in which the policy acts. Returns the number of gradient steps.
         """
         self.policy.set_training_mode(False)
-        forward, optimizer = DistributionAndValues(self.policy), self.policy.optimizer
-        step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm)
+        forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
+        step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self._beta_rule)
 
         @th.no_grad()
         def is_clean(observations: Any, old: ActionParameters) -> bool:
-            kl = self._divergence(action_parameters(forward(observations)[0]).double(), old.double())
+            kl = self._divergence(forward.actions(observations).double(), old.double())
             if not bool(kl.isfinite().all()):
                 raise FloatingPointError
             return self._obeys_bound(kl)
 
-        def step_both(*chunk: Any) -> None:
-            self.dual.update(step(*chunk)["kl"])
-
-        data = (rollout.observations, old)
         policy_state = [*self._policy_parameters, *statistics(self.policy)]
-        passes = partial(minibatches, data, self.fixup_batch_size, self.device)
-        steps = step_until_clean(passes, is_clean, step_both, self.max_fixup_steps)
+        data = table((rollout.observations, old))
+        steps = step_until_clean(data, self.fixup_batch_size, is_clean, step, self.max_fixup_steps)
         self._rollbacks += roll_back(
             optimizer,
             policy_state,
@@ -241,10 +242,10 @@ class FixPO(TrustRegionAlgorithm):
         self.policy.set_training_mode(True)
         return steps
 
-    def _fixup_loss(self, forward: Any, observations: Any, old: ActionParameters) -> Loss:
+    def _fixup_loss(self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor) -> Loss:
         """Return sg(β)·L_KL."""
-        kl = self._divergence(action_parameters(forward(observations)[0]), old)
-        return self.dual.value.to(kl.dtype) * kl.mean(), {"kl": kl_statistic(kl, self.kl_statistic)}
+        kl = self._divergence(forward.actions(observations), old)
+        return dual[0].to(kl.dtype) * kl.mean(), {"kl": kl_statistic(kl, self.kl_statistic)}
 
     def _divergence(self, new: ActionParameters, old: ActionParameters) -> th.Tensor:
         """Return the divergence that is bounded, in the direction asked for; shape ``(n,)``."""
@@ -253,17 +254,17 @@ class FixPO(TrustRegionAlgorithm):
     def _obeys_bound(self, kl: th.Tensor) -> bool:
         return bool(kl_statistic(kl, self.kl_statistic) <= self.kl_bound)
 
-    def _clipped(self, values: th.Tensor, old_values: th.Tensor) -> th.Tensor:
-        if self.clip_range_vf is None:
-            return values
-        clip = self._clip_range_vf_schedule(self._current_progress_remaining)
-        return old_values + (values - old_values).clamp(-clip, clip)
-
     # --- plumbing ---
+
+    def _clip_range(self) -> Shared | None:
+        """Return by how much values may change, as a tensor, so that compiled code does not depend on it."""
+        if self.clip_range_vf is None:
+            return None
+        return Shared(th.tensor(self._clip_range_vf_schedule(self._current_progress_remaining), device=self.device))
 
     def _action_parameters(self, rollout: Rollout) -> ActionParameters:
         """Return the policy's distributions at all states of the rollout, without gradient."""
-        return join(self._evaluate(lambda x: action_parameters(self.policy.get_distribution(x)), rollout.observations))
+        return join(self._evaluate(ActionsAndValues(self.policy).actions, rollout.observations))
 
     def _log_update(self, rollout: Rollout, old: ActionParameters, stats: RunningMeans, fixup_steps: int) -> None:
         means = stats.read()
@@ -272,14 +273,14 @@ class FixPO(TrustRegionAlgorithm):
         self._log_explained_variance(rollout)
         acting = self._action_parameters(rollout).double()
         bounded, kl = self._divergence(acting, old.double()), acting.kl(old.double())
-        entropies = self._evaluate(lambda x: self.policy.get_distribution(x).entropy(), rollout.observations)
         values = {
             "kl_mean": kl.mean().item(),
             "kl_max": kl.max().item(),
             "violation_fraction": (bounded > self.kl_bound).double().mean().item(),
         }
-        if entropies[0] is not None:
-            values["entropy"] = th.cat(entropies).mean().item()
+        entropy = acting.entropy()
+        if entropy is not None:
+            values["entropy"] = entropy.mean().item()
         self._log("trust_region", values)
         primary_steps = self.n_epochs * -(-len(rollout.returns) // self.batch_size)
         fixpo = {
@@ -307,7 +308,7 @@ class FixPO(TrustRegionAlgorithm):
             self.policy.reset_noise()
         self._policy_parameters = parameters_behind(
             self.policy,
-            lambda x: action_parameters(self.policy.get_distribution(x)).total(),
+            lambda x: ActionsAndValues(self.policy).actions(x).total(),
         )
 
     def _check_arguments(self) -> None:
@@ -331,7 +332,17 @@ class FixPO(TrustRegionAlgorithm):
         return [*super()._excluded_save_params(), "_policy_parameters"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer", "dual", "dual.optimizer"], []
+        return ["policy", "policy.optimizer", "dual"], []
+
+    def _can_compile(self) -> bool:
+        return ActionsAndValues(self.policy).is_pure
+
+
+def _clipped(values: th.Tensor, old_values: th.Tensor, clip_range: th.Tensor | None) -> th.Tensor:
+    """Return the values at most ``clip_range`` away from the old ones."""
+    if clip_range is None:
+        return values
+    return old_values + (values - old_values).clamp(-clip_range, clip_range)
 
 
 class _Checkpoint:

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, minibatches, rollout_from_buffer
+from sb3_trl.lean_rollout import can_collect, collect_rollout
+from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, rollout_from_buffer, table
 from sb3_trl.steps import CompiledStep, EagerStep, StepLoss, can_compile
 
 __all__ = ["RunningMeans", "TrustRegionAlgorithm"]
@@ -27,22 +30,19 @@ class RunningMeans:
     """Means of scalars over the steps of an update, kept on the device until they are read."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, th.Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._values: dict[str, list[th.Tensor]] = {}
 
-    def add(self, **scalars: th.Tensor) -> None:
-        """Add one value of each."""
-        for key, value in scalars.items():
-            value = value.detach()
-            self._sums[key] = self._sums[key] + value if key in self._sums else value
-            self._counts[key] = self._counts.get(key, 0) + 1
+    def add(self, steps: list[dict[str, th.Tensor]]) -> None:
+        """Add the scalars of some steps, which have no gradient history."""
+        for key in steps[0]:
+            self._values.setdefault(key, []).extend([scalars[key] for scalars in steps])
 
     def read(self) -> dict[str, float]:
         """Return the means, one transfer from the device for all of them."""
-        if not self._sums:
+        if not self._values:
             return {}
-        sums = th.stack([total.double() for total in self._sums.values()]).tolist()
-        return {key: total / self._counts[key] for key, total in zip(self._sums, sums, strict=True)}
+        means = th.stack([th.stack(values).double().mean() for values in self._values.values()]).tolist()
+        return dict(zip(self._values, means, strict=True))
 
 
 class TrustRegionAlgorithm(OnPolicyAlgorithm):
@@ -125,6 +125,14 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     # --- the rollout and passes over it ---
 
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer, as in SB3; with less work per step for the policies of SB3 and of this package."""
+        if can_collect(self):
+            return collect_rollout(self, callback, rollout_buffer, n_rollout_steps)
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
     def _rollout(self) -> Rollout:
         return rollout_from_buffer(self.rollout_buffer)
 
@@ -147,6 +155,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         data: Any,
         n_epochs: int,
         stats: RunningMeans,
+        **rule: Any,
     ) -> None:
         """Minimise a loss over minibatches for some epochs, compiled where that pays.
 
@@ -154,25 +163,27 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         :param loss: ``loss(forward, *minibatch)``.
         :param forward: The forward pass.
         :param optimizer: Holds the parameters to change.
-        :param data: A tuple of tensors, or of what indexes like them, with as many rows.
+        :param data: A tuple of what has a ``table``, with as many rows.
         :param n_epochs: Passes over the data.
         :param stats: Receives the loss's scalars.
+        :param rule: ``extra`` and ``after`` of ``EagerStep``.
         """
-        step = self._gradient_step(name, loss, forward, optimizer)
+        step, whole = self._gradient_step(name, loss, forward, optimizer, **rule), table(data)
         for _ in range(n_epochs):
-            for minibatch in minibatches(data, self.batch_size, self.device):
-                stats.add(**step(*minibatch))
+            stats.add(step.epoch(whole, self.batch_size))
         step.finish()
 
-    def _gradient_step(self, name: str, loss: StepLoss, forward: nn.Module, optimizer: th.optim.Optimizer) -> EagerStep:
+    def _gradient_step(
+        self, name: str, loss: StepLoss, forward: nn.Module, optimizer: th.optim.Optimizer, **rule: Any
+    ) -> EagerStep:
         if name in self._compiled_steps:
             return self._compiled_steps[name]
         if not self._pays_to_compile() or not can_compile(optimizer):
-            return EagerStep(forward, loss, optimizer, self.max_grad_norm)
+            return EagerStep(forward, loss, optimizer, self.max_grad_norm, **rule)
         if self.verbose >= 1 and not self._compiled_steps:
             print("Compiling the training step, which takes some seconds once (compile=False trains without).")
         assert isinstance(optimizer, th.optim.Adam)
-        step = CompiledStep(forward, loss, optimizer, self.max_grad_norm, self.batch_size)
+        step = CompiledStep(forward, loss, optimizer, self.max_grad_norm, self.batch_size, **rule)
         self._compiled_steps[name] = step
         return step
 

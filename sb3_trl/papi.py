@@ -16,7 +16,7 @@ from sb3_trl.policies import ForwardPass, TRPLPolicy
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.expected_kl import covariance_share, expected_kl, interpolate_covariance, mean_share
 from sb3_trl.projections.gaussian import kl
-from sb3_trl.rollout import Rollout
+from sb3_trl.rollout import Rollout, Shared
 from sb3_trl.schedules import as_schedule
 from sb3_trl.steps import Loss
 
@@ -162,7 +162,7 @@ class PAPI(GaussianAlgorithm):
         """Maximise the clipped surrogate; return the hidden layers before the first epoch and after each."""
         actor, optimizer = ForwardPass(self.policy, "gaussian"), self.policy.optimizer
         clip = self._clip_range_schedule(self._current_progress_remaining)
-        data = (rollout, th.full_like(rollout.advantages, clip))
+        data = (rollout, Shared(th.as_tensor(clip, dtype=rollout.advantages.dtype, device=self.device)))
         history = [_copies(self._hidden_layers())]
         for _ in range(self.n_epochs):
             self._take_steps("actor", self._policy_loss, actor, optimizer, data, 1, stats)

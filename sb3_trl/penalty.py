@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["BetaDual", "bernoulli_kl", "categorical_kl", "halving_search", "kl_statistic"]
+__all__ = ["BetaDual", "bernoulli_kl", "beta_step", "categorical_kl", "halving_search", "kl_statistic"]
 
 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -45,6 +45,21 @@ def kl_statistic(kl: Tensor, statistic: Literal["max", "mean"]) -> Tensor:
     return (kl.max() if statistic == "max" else kl.mean()).detach()
 
 
+def beta_step(state: Tensor, divergence: Tensor, kl_bound: float, target_coef: float, learning_rate: float) -> Tensor:
+    """Return β and its moments after Adam's step on L_β = β·sg[ε_KL − C_β·D_KL], β ≥ 0.
+
+    :param state: β, Adam's two moments and the number of steps, ``(4,)``, float64.
+    :param divergence: D_KL, a scalar; one that is not finite is no evidence and changes nothing.
+    """
+    beta, mean, square, n_steps = state.unbind()
+    slope = kl_bound - target_coef * divergence.to(state.dtype)
+    n_steps = n_steps + 1
+    mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope.square()
+    denominator = (square / (1 - 0.999**n_steps)).sqrt() + 1e-8
+    beta = (beta - learning_rate * mean / (1 - 0.9**n_steps) / denominator).clamp(min=0)
+    return torch.where(slope.isfinite(), torch.stack([beta, mean, square, n_steps]), state)
+
+
 class BetaDual(nn.Module):
     """The multiplier β ≥ 0 of the KL penalty, tuned by Adam on L_β = β·sg[ε_KL − C_β·D_KL].
 
@@ -56,28 +71,30 @@ class BetaDual(nn.Module):
     :param learning_rate: Adam's; 0 keeps β constant.
     """
 
+    state: Tensor
+
     def __init__(self, kl_bound: float, target_coef: float, init: float, learning_rate: float) -> None:
         super().__init__()
         self.kl_bound = kl_bound
         self.target_coef = target_coef
-        self.beta = nn.Parameter(torch.tensor(float(init), dtype=torch.float64))
-        self.optimizer = torch.optim.Adam([self.beta], lr=learning_rate)
+        self.learning_rate = learning_rate
+        self.register_buffer("state", torch.tensor([init, 0.0, 0.0, 0.0], dtype=torch.float64))
 
     @property
     def value(self) -> Tensor:
-        """sg(β)."""
-        return self.beta.detach()
+        """β."""
+        return self.state[0]
+
+    def step(self, state: Tensor, divergence: Tensor) -> Tensor:
+        """Return what ``state`` is after one step (``beta_step``)."""
+        return beta_step(state, divergence, self.kl_bound, self.target_coef, self.learning_rate)
 
     def update(self, divergence: Tensor) -> None:
-        """Take one step on L_β; a divergence that is not finite is no evidence and changes nothing.
+        """Take one step on L_β.
 
         :param divergence: D_KL, a scalar.
         """
-        slope = self.kl_bound - self.target_coef * divergence.detach().to(self.beta.dtype)
-        self.beta.grad = torch.where(slope.isfinite(), slope, torch.zeros_like(slope))
-        self.optimizer.step()
-        with torch.no_grad():
-            self.beta.clamp_(min=0)
+        self.state.copy_(self.step(self.state, divergence.detach()))
 
 
 @torch.no_grad()

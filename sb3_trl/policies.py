@@ -31,6 +31,7 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "TRPLPolicy",
+    "latents",
     "parameters_behind",
 ]
 
@@ -261,14 +262,17 @@ class DistributionAndValues(nn.Module):
 
     def forward(self, observations: Any) -> tuple[Any, th.Tensor]:
         """Return the distribution and the values at a batch of observations."""
-        policy = self.policy
-        features = policy.extract_features(observations)
-        if isinstance(features, tuple):
-            latent_pi = policy.mlp_extractor.forward_actor(features[0])
-            latent_vf = policy.mlp_extractor.forward_critic(features[1])
-        else:
-            latent_pi, latent_vf = policy.mlp_extractor(features)
-        return policy._get_action_dist_from_latent(latent_pi), policy.value_net(latent_vf)
+        latent_pi, latent_vf = latents(self.policy, observations)
+        return self.policy._get_action_dist_from_latent(latent_pi), self.policy.value_net(latent_vf)
+
+
+def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor]:
+    """Return the last hidden layers of actor and critic, passing once through what they share."""
+    features = policy.extract_features(observations)
+    if isinstance(features, tuple):
+        pi_features, vf_features = features
+        return policy.mlp_extractor.forward_actor(pi_features), policy.mlp_extractor.forward_critic(vf_features)
+    return policy.mlp_extractor(features)
 
 
 MlpPolicy = TRPLPolicy

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +14,17 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
-__all__ = ["FiniteCheckCallback", "Rollout", "rollout_from_buffer"]
+__all__ = [
+    "FiniteCheckCallback",
+    "Rollout",
+    "Shared",
+    "Table",
+    "chunks",
+    "joined",
+    "minibatches",
+    "rollout_from_buffer",
+    "table",
+]
 
 
 class Rollout(NamedTuple):
@@ -45,34 +58,100 @@ def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:
     )
 
 
-def rows(tensors: Any, index: th.Tensor | slice) -> Any:
-    """Index the first dimension of every tensor in a nested structure of tuples and dicts; ``None`` stays."""
-    if tensors is None:
-        return None
-    if isinstance(tensors, dict):
-        return {key: rows(tensor, index) for key, tensor in tensors.items()}
-    if isinstance(tensors, tuple):
-        parts = [rows(tensor, index) for tensor in tensors]
-        return type(tensors)(*parts) if hasattr(tensors, "_fields") else tuple(parts)
-    return tensors[index]
+@dataclass(frozen=True)
+class Table:
+    """Data of n states taken apart: tensors with a row per state, tensors that all states share, and the way back.
+
+    :param rows: Tensors of n rows.
+    :param shared: Tensors that belong to all states.
+    :param build: Maps rows and shared tensors, of any number of states, to the data.
+    """
+
+    rows: Sequence[th.Tensor]
+    shared: Sequence[th.Tensor]
+    build: Callable[[Sequence[th.Tensor], Sequence[th.Tensor]], Any]
+
+    @property
+    def n_rows(self) -> int:
+        """n."""
+        return len(self.rows[0])
+
+    def shuffled(self, order: th.Tensor) -> Table:
+        """Return the table with its rows in another order."""
+        return Table([tensor[order] for tensor in self.rows], self.shared, self.build)
+
+    def split(self, size: int) -> Iterator[tuple[th.Tensor, ...]]:
+        """Yield consecutive parts of ``size`` rows, the last of which may be smaller."""
+        return zip(*(tensor.split(size) for tensor in self.rows), strict=True)
+
+    def part(self, rows: Sequence[th.Tensor]) -> Any:
+        """Return the data of some of the states."""
+        return self.build(rows, self.shared)
 
 
-def n_rows(tensors: Any) -> int:
-    """Return the number of rows of the first tensor in a nested structure of tuples and dicts."""
-    while isinstance(tensors, (tuple, dict)):
-        tensors = tensors[0] if isinstance(tensors, tuple) else next(iter(tensors.values()))
-    return len(tensors)
+@singledispatch
+def table(data: Any) -> Table:
+    """Take data of n states apart: nested tuples and dicts of tensors, ``None``, and registered classes."""
+    raise TypeError(f"A {type(data).__name__} has no rows.")
 
 
-def minibatches(tensors: Any, batch_size: int, device: th.device) -> Iterator[Any]:
-    """Shuffle once and yield slices: one epoch over ``tensors``, whose last minibatch may be smaller."""
-    return chunks(rows(tensors, th.randperm(n_rows(tensors)).to(device)), batch_size)
+@table.register
+def _(data: None) -> Table:
+    return Table((), (), lambda rows, shared: None)
 
 
-def chunks(tensors: Any, size: int) -> Iterator[Any]:
-    """Yield consecutive slices of ``size`` rows, in order."""
-    for start in range(0, n_rows(tensors), size):
-        yield rows(tensors, slice(start, start + size))
+@table.register
+def _(data: th.Tensor) -> Table:
+    return Table((data,), (), lambda rows, shared: rows[0])
+
+
+@table.register
+def _(data: tuple) -> Table:
+    return joined([table(part) for part in data], type(data)._make if hasattr(data, "_make") else tuple)
+
+
+@table.register
+def _(data: dict) -> Table:
+    return joined([table(part) for part in data.values()], lambda parts: dict(zip(data, parts, strict=True)))
+
+
+class Shared(NamedTuple):
+    """A tensor that belongs to all states; what has the table hands it on as it is."""
+
+    tensor: th.Tensor
+
+
+@table.register
+def _(data: Shared) -> Table:
+    return Table((), (data.tensor,), lambda rows, shared: shared[0])
+
+
+def joined(parts: Sequence[Table], assemble: Callable[[list[Any]], Any]) -> Table:
+    """Return the table of what ``assemble`` makes of the data of several tables with as many rows."""
+    row_cuts = [0, *accumulate(len(part.rows) for part in parts)]
+    shared_cuts = [0, *accumulate(len(part.shared) for part in parts)]
+    slices = [
+        (part.build, slice(*rows), slice(*shared))
+        for part, rows, shared in zip(parts, pairwise(row_cuts), pairwise(shared_cuts), strict=True)
+    ]
+
+    def build(rows: Sequence[th.Tensor], shared: Sequence[th.Tensor]) -> Any:
+        return assemble([build_part(rows[own], shared[common]) for build_part, own, common in slices])
+
+    return Table([x for part in parts for x in part.rows], [x for part in parts for x in part.shared], build)
+
+
+def minibatches(data: Any, batch_size: int, device: th.device) -> Iterator[Any]:
+    """Shuffle once and yield minibatches: one epoch over ``data``, whose last minibatch may be smaller."""
+    whole = table(data)
+    shuffled = whole.shuffled(th.randperm(whole.n_rows).to(device))
+    return (whole.part(rows) for rows in shuffled.split(batch_size))
+
+
+def chunks(data: Any, size: int) -> Iterator[Any]:
+    """Yield consecutive parts of ``size`` states, in order."""
+    whole = table(data)
+    return (whole.part(rows) for rows in whole.split(size))
 
 
 class FiniteCheckCallback(BaseCallback):

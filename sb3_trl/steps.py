@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch as th
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from sb3_trl.rollout import n_rows
+from sb3_trl.rollout import Table
 
-__all__ = ["CompiledStep", "EagerStep", "Loss", "StepLoss", "can_compile"]
+__all__ = ["CompiledStep", "EagerStep", "Layout", "Loss", "State", "StepLoss", "can_compile", "pure_step"]
 
 #: A scalar to minimise, and scalars to log.
 Loss: TypeAlias = tuple[Tensor, dict[str, Tensor]]
-#: ``loss(forward, *minibatch)``.
+#: ``loss(forward, *minibatch, *extra)``.
 StepLoss: TypeAlias = Callable[..., Loss]
+#: Tensors of one dtype each.
+Flat: TypeAlias = tuple[Tensor, ...]
+#: Maps the extra tensors and the scalars of a step to what the extra tensors are after it.
+After: TypeAlias = Callable[[Flat, dict[str, Tensor]], Flat]
 
 
 class EagerStep:
@@ -27,44 +31,68 @@ class EagerStep:
     :param loss: ``loss(forward, *minibatch)``, which returns the scalar to minimise and a dict of scalars to log.
     :param optimizer: Holds the parameters to change.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
+    :param extra: Tensors that the loss takes besides, and that steps change by a rule of their own, in place.
+    :param after: That rule.
     """
 
     def __init__(
-        self, forward: nn.Module, loss: StepLoss, optimizer: th.optim.Optimizer, max_grad_norm: float | None
+        self,
+        forward: nn.Module,
+        loss: StepLoss,
+        optimizer: th.optim.Optimizer,
+        max_grad_norm: float | None,
+        extra: Flat = (),
+        after: After = lambda extra, scalars: extra,
     ) -> None:
         self.forward = forward
         self.loss = loss
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
+        self.extra = extra
+        self.after = after
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def __call__(self, *minibatch: Any) -> dict[str, Tensor]:
-        """Take one step and return the scalars to log."""
-        loss, scalars = self.loss(self.forward, *minibatch)
+    def __call__(self, data: Table, rows: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Take one step and return the scalars to log.
+
+        :param data: A table whose ``part`` is the loss's arguments.
+        :param rows: The minibatch, one of its parts.
+        """
+        loss, scalars = self.loss(self.forward, *data.part(rows), *self.extra)
         self.optimizer.zero_grad()
         loss.backward()
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.optimizer.step()
+        scalars = {key: scalar.detach() for key, scalar in scalars.items()}
+        for tensor, changed in zip(self.extra, self.after(self.extra, scalars), strict=True):
+            tensor.copy_(changed)
         return scalars
 
+    def epoch(self, data: Table, batch_size: int) -> list[dict[str, Tensor]]:
+        """Take a step on every minibatch of the data, shuffled, and return the scalars of each."""
+        order = th.randperm(data.n_rows).to(data.rows[0].device)
+        return [self(data, rows) for rows in data.shuffled(order).split(batch_size)]
+
     def finish(self) -> None:
-        """Leave the optimiser in the state that these steps led to."""
+        """Leave parameters and optimiser in the state that these steps led to."""
 
 
 class CompiledStep(EagerStep):
     """The same step as one compiled function: forward pass, gradient, clipping and Adam.
 
-    The optimiser stays the owner of the parameters and their moments, which are updated in place: it can be
-    saved, loaded and used for other steps in between. Learning rate and minibatch are inputs, so nothing is
-    compiled again while they change. A minibatch of another size takes the eager path, and so does everything
-    after a failed compilation, with one warning.
+    While steps are taken, parameters and moments are held in one vector; ``finish`` hands them back to the module
+    and its optimiser, which can be saved, loaded and used for other steps in between. Learning rate and minibatch
+    are inputs, so nothing is compiled again while they change. A minibatch of another size takes the eager path,
+    and so does everything after a failed compilation, with one warning.
 
     :param forward: As in ``EagerStep``.
     :param loss: As in ``EagerStep``.
     :param optimizer: One that ``can_compile``.
     :param max_grad_norm: As in ``EagerStep``.
     :param batch_size: The size to compile for.
+    :param extra: As in ``EagerStep``.
+    :param after: As in ``EagerStep``.
     """
 
     optimizer: th.optim.Adam
@@ -76,70 +104,136 @@ class CompiledStep(EagerStep):
         optimizer: th.optim.Adam,
         max_grad_norm: float | None,
         batch_size: int,
+        extra: Flat = (),
+        after: After = lambda extra, scalars: extra,
     ) -> None:
-        super().__init__(forward, loss, optimizer, max_grad_norm)
+        super().__init__(forward, loss, optimizer, max_grad_norm, extra, after)
         held = {id(p) for p in self.parameters}
-        self.names = {name: p for name, p in forward.named_parameters() if id(p) in held}
+        self.named = {name: p for name, p in forward.named_parameters() if id(p) in held}
+        self.layout = Layout(self.named)
         self.batch_size = batch_size
-        self._tensors: tuple[Any, ...] | None = None
-        self._function = th.compile(_make_step(forward, loss, max_grad_norm), fullgraph=True, dynamic=False)
+        self._state: State | None = None
+        self._function: Callable[..., dict[str, Tensor]] | None = None
         self._is_compiled = self._is_broken = False
 
-    def __call__(self, *minibatch: Any) -> dict[str, Tensor]:
+    def __call__(self, data: Table, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """Take one step and return the scalars to log."""
-        if self._is_broken or n_rows(minibatch) != self.batch_size:
+        if self._is_broken or len(rows[0]) != self.batch_size:
             self.finish()
-            return super().__call__(*minibatch)
-        if self._tensors is None:
-            self._tensors = self._collect()
+            return super().__call__(data, rows)
+        if self._state is None:
+            self._state, self._settings = self._collect(), adam_settings(self.optimizer)
         if self._is_compiled:
-            return self._function(*self._tensors, *minibatch)
-        return self._compile_and_step(*minibatch)
+            assert self._function is not None
+            return self._function(self._state, self._settings, rows, data.shared)
+        return self._compile_and_step(data, rows)
 
-    def _compile_and_step(self, *minibatch: Any) -> dict[str, Tensor]:
+    def epoch(self, data: Table, batch_size: int) -> list[dict[str, Tensor]]:
+        """Take a step on every minibatch of the data, shuffled, and return the scalars of each.
+
+        What the compiled function relies on is checked in the first step of the epoch, and holds for the others.
+        """
+        order = th.randperm(data.n_rows).to(data.rows[0].device)
+        first, *others = data.shuffled(order).split(batch_size)
+        scalars = [self(data, first)]
+        with th.compiler.set_stance(skip_guard_eval_unsafe=self._is_compiled):
+            return scalars + [self(data, rows) for rows in others]
+
+    def _compile_and_step(self, data: Table, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """Take the first step, which compiles the function and leaves the random streams as they were."""
-        assert self._tensors is not None
         random_state = th.get_rng_state()
         try:
-            scalars = self._function(*self._tensors, *minibatch)
+            step = pure_step(self.forward, self.loss, self.layout, self.max_grad_norm, data.build, self.after)
+            self._function = self._compile(step)
+            scalars = self._function(self._state, self._settings, rows, data.shared)
         except Exception as error:
             self._is_broken = True
             _warn(error)
-            return self(*minibatch)
+            return self(data, rows)
         finally:
             th.set_rng_state(random_state)
         self._is_compiled = True
         return scalars
 
-    def finish(self) -> None:
-        """Hand the number of steps back to the optimiser."""
-        if self._tensors is not None:
-            for p in self.names.values():
-                self.optimizer.state[p]["step"].copy_(self._tensors[3][0])
-            self._tensors = None
+    def _compile(self, step: Callable[..., tuple[State, dict[str, Tensor]]]) -> Callable[..., dict[str, Tensor]]:
+        return th.compile(in_place(step), fullgraph=True, dynamic=False)
 
-    def _collect(self) -> tuple[Any, ...]:
-        """Return what the compiled function changes: parameters, moments, number of steps; and Adam's settings."""
-        (group,) = self.optimizer.param_groups
-        for p in self.names.values():
-            if not self.optimizer.state[p]:
+    def finish(self) -> None:
+        """Hand parameters, moments and the number of steps back to the module and its optimiser."""
+        if self._state is not None:
+            state, self._state = self._state, None
+            self.layout.write_state(self.optimizer, self.named, state)
+
+    def _collect(self) -> State:
+        return self.layout.read_state(self.optimizer, self.named)._replace(extra=self.extra)
+
+
+class State(NamedTuple):
+    """What a gradient step changes."""
+
+    parameters: Flat
+    means: Flat  # Adam's first moments
+    squares: Flat  # Adam's second moments
+    # One element, not a scalar: compiled functions do not write to scalar float64 inputs (torch 2.13).
+    n_steps: Tensor
+    extra: Flat = ()
+
+
+class Layout:
+    """Where each parameter lies in vectors that hold all of them, one vector for each dtype.
+
+    :param named: Parameters by name.
+    """
+
+    def __init__(self, named: dict[str, nn.Parameter]) -> None:
+        self.dtypes = sorted({p.dtype for p in named.values()}, key=str)
+        self.names = [[name for name, p in named.items() if p.dtype == dtype] for dtype in self.dtypes]
+        self.shapes = {name: p.shape for name, p in named.items()}
+
+    def flatten(self, tensors: dict[str, Tensor]) -> Flat:
+        """Return the vectors that hold all tensors."""
+        return tuple(th.cat([tensors[name].reshape(-1) for name in names]) for names in self.names)
+
+    def unflatten(self, flat: Flat) -> dict[str, Tensor]:
+        """Return the tensors that the vectors hold, as views."""
+        tensors: dict[str, Tensor] = {}
+        for names, vector in zip(self.names, flat, strict=True):
+            parts = vector.split([self.shapes[name].numel() for name in names])
+            tensors |= {name: part.view(self.shapes[name]) for name, part in zip(names, parts, strict=True)}
+        return tensors
+
+    @th.no_grad()
+    def read_state(self, optimizer: th.optim.Adam, named: dict[str, nn.Parameter]) -> State:
+        """Return a copy of the parameters and of Adam's moments, which are zero before the first step."""
+        (group,) = optimizer.param_groups
+        for p in named.values():
+            if not optimizer.state[p]:
                 on_device = group["fused"] or group["capturable"]
-                self.optimizer.state[p] = {
+                optimizer.state[p] = {
                     "step": th.zeros((), dtype=th.float32, device=p.device if on_device else "cpu"),
                     "exp_avg": th.zeros_like(p),
                     "exp_avg_sq": th.zeros_like(p),
                 }
-        states = {name: self.optimizer.state[p] for name, p in self.names.items()}
+        moments = {name: optimizer.state[p] for name, p in named.items()}
         device = group["params"][0].device
-        settings = [float(group["lr"]), *group["betas"], group["eps"]]
-        return (
-            {name: p.detach() for name, p in self.names.items()},
-            {name: state["exp_avg"] for name, state in states.items()},
-            {name: state["exp_avg_sq"] for name, state in states.items()},
-            # One element, not a scalar: compiled functions do not write to scalar float64 inputs (torch 2.13).
-            next(iter(states.values()))["step"].to(device, th.float64, copy=True).reshape(1),
-            th.tensor(settings, dtype=th.float64, device=device),
+        return State(
+            self.flatten(dict(named)),
+            self.flatten({name: state["exp_avg"] for name, state in moments.items()}),
+            self.flatten({name: state["exp_avg_sq"] for name, state in moments.items()}),
+            next(iter(moments.values()))["step"].to(device, th.float64, copy=True).reshape(1),
         )
+
+    @th.no_grad()
+    def write_state(self, optimizer: th.optim.Adam, named: dict[str, nn.Parameter], state: State) -> None:
+        """Write parameters and moments to where ``read_state`` found them."""
+        flats = (state.parameters, state.means, state.squares)
+        parameters, means, squares = (self.unflatten(flat) for flat in flats)
+        for name, p in named.items():
+            p.copy_(parameters[name])
+            moments = optimizer.state[p]
+            moments["exp_avg"].copy_(means[name])
+            moments["exp_avg_sq"].copy_(squares[name])
+            moments["step"].copy_(state.n_steps[0])
 
 
 def can_compile(optimizer: th.optim.Optimizer) -> bool:
@@ -150,8 +244,22 @@ def can_compile(optimizer: th.optim.Optimizer) -> bool:
     return not (group["weight_decay"] or group["amsgrad"] or group["maximize"])
 
 
-def _make_step(forward: nn.Module, loss: StepLoss, max_grad_norm: float | None) -> Callable[..., Any]:
-    """Return the step as a function of tensors alone."""
+def adam_settings(optimizer: th.optim.Adam) -> Tensor:
+    """Return learning rate, β₁, β₂ and ε as one tensor, so that no code depends on their values."""
+    (group,) = optimizer.param_groups
+    settings = [float(group["lr"]), *group["betas"], group["eps"]]
+    return th.tensor(settings, dtype=th.float64, device=group["params"][0].device)
+
+
+def pure_step(
+    forward: nn.Module,
+    loss: StepLoss,
+    layout: Layout,
+    max_grad_norm: float | None,
+    build: Callable[[Sequence[Tensor], Sequence[Tensor]], Any],
+    after: After,
+) -> Callable[..., tuple[State, dict[str, Tensor]]]:
+    """Return the step as a function of tensors alone: (state, Adam's settings, rows, shared) → (state, scalars)."""
 
     def objective(parameters: dict[str, Tensor], minibatch: tuple[Any, ...]) -> Loss:
         def call(*inputs: Any) -> Any:
@@ -161,34 +269,57 @@ def _make_step(forward: nn.Module, loss: StepLoss, max_grad_norm: float | None) 
         return value, {key: scalar.detach() for key, scalar in scalars.items()}
 
     def step(
-        parameters: dict[str, Tensor],
-        means: dict[str, Tensor],
-        squares: dict[str, Tensor],
-        n_steps: Tensor,
-        adam: Tensor,
-        *minibatch: Any,
-    ) -> dict[str, Tensor]:
-        gradients, scalars = grad(objective, has_aux=True)(parameters, minibatch)
+        state: State, settings: Tensor, rows: Sequence[Tensor], shared: Sequence[Tensor]
+    ) -> tuple[State, dict[str, Tensor]]:
+        parameters = layout.unflatten(state.parameters)
+        gradients, scalars = grad(objective, has_aux=True)(parameters, (*build(rows, shared), *state.extra))
+        flat = layout.flatten(gradients)
         if max_grad_norm is not None:
-            norm = th.stack([g.square().sum().to(n_steps.dtype) for g in gradients.values()]).sum().sqrt()
-            factor = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-            gradients = {name: g * factor.to(g.dtype) for name, g in gradients.items()}
-        n_steps.add_(1)
-        for name, parameter in parameters.items():
-            _adam(parameter, gradients[name], means[name], squares[name], n_steps[0], adam)
-        return scalars
+            flat = _clipped(flat, max_grad_norm)
+        return _adam(state, flat, settings)._replace(extra=after(state.extra, scalars)), scalars
 
     return step
 
 
-def _adam(parameter: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, n_steps: Tensor, adam: Tensor) -> None:
-    """Kingma & Ba's step, in place, in the arithmetic of ``torch.optim.Adam``."""
-    rate, beta1, beta2, eps = adam.unbind()
-    size = (rate / (1 - beta1**n_steps)).to(gradient.dtype)
-    correction = (1 - beta2**n_steps).sqrt().to(gradient.dtype)
-    mean.copy_(mean + (1 - beta1).to(gradient.dtype) * (gradient - mean))
-    square.copy_(beta2.to(gradient.dtype) * square + (1 - beta2).to(gradient.dtype) * gradient * gradient)
-    parameter.sub_(size * mean / (square.sqrt() / correction + eps.to(gradient.dtype)))
+def in_place(
+    step: Callable[..., tuple[State, dict[str, Tensor]]],
+) -> Callable[..., dict[str, Tensor]]:
+    """Return the step as a function that writes the new state over the old one."""
+
+    def function(state: State, *inputs: Any) -> dict[str, Tensor]:
+        new, scalars = step(state, *inputs)
+        pairs = [(state.n_steps, new.n_steps)]
+        for old_flat, new_flat in zip((*state[:3], state.extra), (*new[:3], new.extra), strict=True):
+            pairs += zip(old_flat, new_flat, strict=True)
+        for old, changed in pairs:
+            old.copy_(changed)
+        return scalars
+
+    return function
+
+
+def _clipped(gradients: Flat, max_norm: float) -> Flat:
+    """Scale gradients down to a joint norm of at most ``max_norm``, as ``clip_grad_norm_`` does."""
+    norm = th.stack([g.square().sum().double() for g in gradients]).sum().sqrt()
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return tuple(g * factor.to(g.dtype) for g in gradients)
+
+
+def _adam(state: State, gradients: Flat, settings: Tensor) -> State:
+    """Kingma & Ba's step in the arithmetic of ``torch.optim.Adam``."""
+    rate, beta1, beta2, eps = settings.unbind()
+    n_steps = state.n_steps + 1
+    size, correction = rate / (1 - beta1**n_steps), (1 - beta2**n_steps).sqrt()
+    parameters, means, squares = [], [], []
+    for parameter, mean, square, g in zip(*state[:3], gradients, strict=True):
+        dtype = g.dtype
+        mean = mean + (1 - beta1).to(dtype) * (g - mean)
+        square = beta2.to(dtype) * square + (1 - beta2).to(dtype) * g * g
+        change = size.to(dtype) * mean / (square.sqrt() / correction.to(dtype) + eps.to(dtype))
+        parameters.append(parameter - change)
+        means.append(mean)
+        squares.append(square)
+    return State(tuple(parameters), tuple(means), tuple(squares), n_steps)
 
 
 def _warn(error: Exception) -> None:

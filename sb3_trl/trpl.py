@@ -23,7 +23,7 @@ from sb3_trl.projections import (
     WassersteinProjection,
 )
 from sb3_trl.projections.projection import invalid_scale
-from sb3_trl.rollout import Rollout, chunks
+from sb3_trl.rollout import Rollout, table
 from sb3_trl.schedules import StateBound, as_bound, as_schedule, bound_at
 from sb3_trl.steps import EagerStep, Loss
 from sb3_trl.trust_region import TrustRegion, make_projection
@@ -276,8 +276,9 @@ class TRPL(GaussianAlgorithm):
             return bool(part.is_inside(actor(observations)).all())
 
         step = EagerStep(actor, _hard_loss, optimizer, self.max_grad_norm)
-        data = (rollout.observations, region)
-        steps = step_until_clean(lambda: chunks(data, _HARD_BATCH_SIZE), is_clean, step, self.max_hard_steps)
+        steps = step_until_clean(
+            table((rollout.observations, region)), _HARD_BATCH_SIZE, is_clean, step, self.max_hard_steps
+        )
         self._rollbacks += roll_back(
             self.policy.optimizer,
             self._policy_state(),

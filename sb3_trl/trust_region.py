@@ -19,6 +19,7 @@ from sb3_trl.projections import (
     WassersteinProjection,
 )
 from sb3_trl.projections.gaussian import kl
+from sb3_trl.rollout import Shared, Table, joined, table
 
 __all__ = ["PROJECTIONS", "TrustRegion", "concatenate", "make_projection", "widen"]
 
@@ -48,11 +49,6 @@ class TrustRegion:
     mean_bound: th.Tensor
     cov_bound: th.Tensor
     entropy_bound: th.Tensor | None = None
-
-    def __getitem__(self, index: th.Tensor | slice) -> TrustRegion:
-        """Return the trust region at some of the states."""
-        mean, cov = (bound[index] if bound.dim() else bound for bound in (self.mean_bound, self.cov_bound))
-        return TrustRegion(self.layer, self.old[index], mean, cov, self.entropy_bound)
 
     @property
     def projection(self) -> Projection | None:
@@ -89,6 +85,24 @@ class TrustRegion:
         if self.entropy_bound is not None:
             values["entropy_bound"] = self.entropy_bound
         return {key: float(value) for key, value in values.items()}
+
+
+@table.register
+def _(data: Gaussian) -> Table:
+    scale = table(data.scale) if data.is_contextual else table(Shared(data.scale))
+    return joined([table(data.mean), scale], partial(_gaussian, data.is_diagonal))
+
+
+@table.register
+def _(data: TrustRegion) -> Table:
+    bounds = [table(bound) if bound.dim() else table(Shared(bound)) for bound in (data.mean_bound, data.cov_bound)]
+    entropy = table(None) if data.entropy_bound is None else table(Shared(data.entropy_bound))
+    return joined([table(data.old), *bounds, entropy], lambda parts: TrustRegion(data.layer, *parts))
+
+
+def _gaussian(is_diagonal: bool, parts: Sequence[th.Tensor]) -> Gaussian:
+    mean, scale = parts
+    return Gaussian(mean, std=scale) if is_diagonal else Gaussian(mean, scale_tril=scale)
 
 
 def widen(gaussian: Gaussian) -> Gaussian:

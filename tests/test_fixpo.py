@@ -266,7 +266,6 @@ def test_action_parameters_equal_sb3s_divergence(space):
     assert expected.max() > 0
     p, q = map(action_parameters, distributions)
     assert th.allclose(p.kl(q), expected, atol=1e-6)
-    assert th.allclose(p[5:7].kl(q[5:7]), expected[5:7], atol=1e-6)
 
 
 def test_an_unknown_distribution_is_named():
@@ -288,7 +287,7 @@ def test_continuing_a_saved_model_makes_the_same_update(tmp_path):
     assert loaded.dual.value == model.dual.value
     for m in (model, loaded):
         m.rollout_buffer, m._logger = model.rollout_buffer, model.logger
-        m.dual.optimizer.param_groups[0]["lr"] = 0.01
+        m.dual.learning_rate = 0.01
         th.manual_seed(3)
         m.train()
     assert all(th.equal(p, q) for p, q in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True))

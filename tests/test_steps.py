@@ -6,10 +6,10 @@ import warnings
 import pytest
 import torch as th
 
-from sb3_trl import TRPL
+from sb3_trl import TRPL, FixPO
 from sb3_trl.policies import ForwardPass
 from sb3_trl.projections import Gaussian
-from sb3_trl.rollout import Rollout, minibatches
+from sb3_trl.rollout import Rollout, table
 from sb3_trl.steps import CompiledStep, EagerStep, can_compile
 from sb3_trl.trust_region import TrustRegion
 
@@ -43,14 +43,14 @@ def test_compiled_equals_eager(kwargs):
     model = make_model(**kwargs)
     policies = {True: model.policy, False: copy.deepcopy(model.policy)}
     steps = {compiled: steps_of(model, compiled, policy) for compiled, policy in policies.items()}
-    rollout, region = random_data(model, 70)
+    data = table(random_data(model, 70))
     n_steps = 0
     th._dynamo.utils.counters.clear()
     while n_steps < 100:
         for policy in policies.values():
             policy.optimizer.param_groups[0]["lr"] = 1e-3 / (1 + n_steps)
-        for minibatch in minibatches((rollout, region), 16, model.device):
-            scalars = {compiled: step(*minibatch) for compiled, step in steps.items()}
+        for rows in data.shuffled(th.randperm(70)).split(16):
+            scalars = {compiled: step(data, rows) for compiled, step in steps.items()}
             for key, value in scalars[False].items():
                 assert scalars[True][key].item() == pytest.approx(value.item(), rel=1e-3, abs=1e-5)
             n_steps += 1
@@ -66,7 +66,7 @@ def test_compiled_equals_eager(kwargs):
         assert th.allclose(states[0][index]["exp_avg"], state["exp_avg"], rtol=1e-2, atol=1e-5)
 
 
-def test_a_failed_compilation_warns_once_and_trains_on():
+def test_a_failed_compilation_warns_once_and_trains_on(monkeypatch):
     model = make_model()
     reference = copy.deepcopy(model.policy)
     step = steps_of(model, True, model.policy)
@@ -74,18 +74,17 @@ def test_a_failed_compilation_warns_once_and_trains_on():
     def broken(*_):
         raise RuntimeError("no compiler on this machine")
 
-    step._function = broken
-    data = random_data(model, 32)
-    th.manual_seed(1)
+    monkeypatch.setattr(th, "compile", lambda *arguments, **options: broken)
+    data = table(random_data(model, 32))
+    first, second = data.split(16)
     with pytest.warns(UserWarning, match="no compiler on this machine.*without compilation"):
-        step(*next(minibatches(data, 16, model.device)))
+        step(data, first)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        step(*next(minibatches(data, 16, model.device)))
-    th.manual_seed(1)
+        step(data, second)
     eager = steps_of(model, False, reference)
-    for _ in range(2):
-        eager(*next(minibatches(data, 16, model.device)))
+    for rows in (first, second):
+        eager(data, rows)
     for p, q in zip(model.policy.parameters(), reference.parameters(), strict=True):
         assert th.equal(p, q)
 
@@ -129,3 +128,18 @@ def test_training_compiled_saves_and_loads(tmp_path):
             assert state["step"] > 0
             assert all(th.equal(state[key], restored[index][key]) for key in state)
     loaded.learn(64, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
+def test_fixpo_compiled_is_fixpo(env):
+    """The same networks and the same β, with odd last minibatches, clipped values and an entropy bonus."""
+    options = {"n_steps": 200, "batch_size": 64, "n_epochs": 5, "seed": 0, "device": "cpu", "max_grad_norm": 0.5}
+    options |= {"clip_range_vf": "lin_0.2", "ent_coef": 0.01, "learning_rate": "lin_3e-3", "kl_bound": 0.1}
+    th._dynamo.utils.counters.clear()
+    compiled, eager = (FixPO("MlpPolicy", env, compile=c, **options).learn(800) for c in (True, False))
+    assert th._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not any(step._is_broken for step in compiled._compiled_steps.values())
+    assert th.allclose(compiled.dual.state, eager.dual.state, rtol=1e-3)
+    assert compiled.dual.value != 1.0
+    for p, q in zip(compiled.policy.parameters(), eager.policy.parameters(), strict=True):
+        assert th.allclose(p, q, rtol=1e-2, atol=1e-4)

@@ -1,0 +1,312 @@
+"""Rollouts with little work per step: what SB3's buffer would hold, number for number, in a fraction of the time.
+
+The actor alone acts, with noise drawn in advance; values and log-probabilities are computed for the whole rollout at
+once when it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+
+from sb3_trl.distributions import ProjectedGaussianDistribution
+from sb3_trl.policies import CnnPolicy, DistributionAndValues, MlpPolicy, MultiInputPolicy
+from sb3_trl.rollout import chunks
+
+__all__ = ["LeanActor", "can_collect", "collect_rollout", "generalized_advantages"]
+
+#: Maps the actor's last hidden layer and one step's noise to actions.
+Sampler: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+_POLICIES = (
+    MlpPolicy,
+    CnnPolicy,
+    MultiInputPolicy,
+    ActorCriticPolicy,
+    ActorCriticCnnPolicy,
+    MultiInputActorCriticPolicy,
+)
+_CHUNK = 4096
+
+
+def can_collect(algorithm: OnPolicyAlgorithm) -> bool:
+    """Return whether ``collect_rollout`` collects what SB3 would: for policies and buffers of SB3 and this package.
+
+    What somebody else's class overrides must be called step by step, and gSDE keeps its noise in the policy: they
+    take SB3's own path.
+    """
+    policy, buffer = algorithm.policy, algorithm.rollout_buffer
+    return (
+        type(policy) in _POLICIES
+        and type(buffer) in (RolloutBuffer, DictRolloutBuffer)
+        and not algorithm.use_sde
+        and not policy.squash_output
+    )
+
+
+def collect_rollout(algorithm: OnPolicyAlgorithm, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int) -> bool:
+    """Fill ``buffer`` with the policy's rollout, as ``OnPolicyAlgorithm.collect_rollouts`` does.
+
+    Callbacks find in ``locals`` what they find with SB3, except ``obs_tensor``, ``values`` and ``log_probs``, which
+    are not known yet.
+
+    :return: Whether the rollout is complete; ``False`` if a callback stopped it.
+    """
+    policy, env = algorithm.policy, algorithm.env
+    assert env is not None
+    assert algorithm._last_obs is not None
+    policy.set_training_mode(False)
+    buffer.reset()
+    actor = LeanActor(policy, n_steps, env.num_envs)
+    callback.on_rollout_start()
+    shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
+
+    for step in range(n_steps):
+        actions = actor.act(algorithm._last_obs, step)
+        clipped_actions = actor.clip(actions)
+        new_obs, rewards, dones, infos = env.step(clipped_actions)
+        algorithm.num_timesteps += env.num_envs
+        shared |= {
+            "n_steps": step,
+            "actions": actions,
+            "clipped_actions": clipped_actions,
+            "new_obs": new_obs,
+            "rewards": rewards,
+            "dones": dones,
+            "infos": infos,
+        }
+        callback.update_locals(shared)
+        if not callback.on_step():
+            return False
+        algorithm._update_info_buffer(infos, dones)
+        for index in dones.nonzero()[0]:
+            rewards[index] += algorithm.gamma * _value_after_time_limit(policy, infos[index])
+        _store(buffer, step, algorithm._last_obs, actions, rewards, algorithm._last_episode_starts)
+        algorithm._last_obs = new_obs  # type: ignore[assignment]
+        algorithm._last_episode_starts = dones
+
+    _complete(buffer, policy, new_obs, dones)
+    callback.update_locals(shared | {"n_steps": n_steps})
+    callback.on_rollout_end()
+    return True
+
+
+class LeanActor:
+    """The actor of a policy, acting with noise that was drawn for the whole rollout.
+
+    Gaussians: μ + L·noise. Discrete actions: the largest of logit + Gumbel noise, which is a draw from the softmax
+    of the logits. Bits: logit + logistic noise > 0.
+
+    :param policy: One that ``can_collect``.
+    :param n_steps: Length of the rollout.
+    :param n_envs: Number of environments.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, n_steps: int, n_envs: int) -> None:
+        self.policy = policy
+        self._device = policy.device
+        self._layers = list(policy.mlp_extractor.policy_net)
+        is_flat = isinstance(policy.observation_space, spaces.Box) and len(policy.observation_space.shape) == 1
+        self._has_features = is_flat and type(policy.pi_features_extractor) is FlattenExtractor
+        space = policy.action_space
+        self._action_shape = space.shape or ()
+        self._bounds = (space.low, space.high) if isinstance(space, spaces.Box) else None
+        with th.no_grad():
+            noise, self._sample = sampler(policy.action_dist, policy, (n_steps, n_envs))
+        self._noise = noise.unbind()
+
+    def act(self, observations: Any, step: int) -> np.ndarray:
+        """Return the actions of one step, ``(n_envs, *action_shape)``.
+
+        :param observations: As the environments return them.
+        :param step: Which step of the rollout.
+        """
+        with th.inference_mode():
+            latent = self._features(obs_as_tensor(observations, self._device))
+            for layer in self._layers:
+                latent = layer(latent)
+            actions = self._sample(latent, self._noise[step]).cpu().numpy()
+        return actions.reshape(-1, *self._action_shape)
+
+    def clip(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actions inside the bounds of their space, if it has any."""
+        if self._bounds is None:
+            return actions
+        low, high = self._bounds
+        return np.minimum(np.maximum(actions, low), high)
+
+    def _features(self, observations: Any) -> Tensor:
+        if self._has_features:
+            return observations.float()
+        policy = self.policy
+        preprocessed = preprocess_obs(observations, policy.observation_space, policy.normalize_images)
+        return policy.pi_features_extractor(preprocessed)
+
+
+@singledispatch
+def sampler(distribution: Distribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> tuple[Tensor, Sampler]:
+    """Return the noise of ``shape`` (steps, environments), and how actions come from it and the last hidden layer."""
+    raise TypeError(f"No noise is known for {type(distribution).__name__}.")
+
+
+@sampler.register
+def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tuple[int, int]) -> tuple[Tensor, Sampler]:
+    head, scale_net = policy.action_net, policy.scale_net
+    noise = th.randn(*shape, distribution.action_dim).to(policy.device)
+    if distribution.contextual_std:
+
+        def sample(latent: Tensor, noise: Tensor) -> Tensor:
+            gaussian = distribution.proba_distribution(head(latent), scale_net(latent)).gaussian
+            return gaussian.mean + gaussian.unwhiten(noise)
+
+        return noise, sample
+    gaussian = distribution.proba_distribution(noise[0], scale_net(noise)).gaussian
+    return gaussian.unwhiten(noise), lambda latent, step: head(latent) + step
+
+
+@sampler.register
+def _(
+    distribution: DiagGaussianDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]
+) -> tuple[Tensor, Sampler]:
+    head = policy.action_net
+    noise = th.randn(*shape, distribution.action_dim).to(policy.device)
+    return noise * policy.log_std.exp(), lambda latent, step: head(latent) + step
+
+
+@sampler.register
+def _(
+    distribution: CategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]
+) -> tuple[Tensor, Sampler]:
+    head = policy.action_net
+    noise = _gumbel(*shape, distribution.action_dim).to(policy.device)
+    return noise, lambda latent, noise: (head(latent) + noise).argmax(-1)
+
+
+@sampler.register
+def _(
+    distribution: MultiCategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]
+) -> tuple[Tensor, Sampler]:
+    head, sizes = policy.action_net, [int(n) for n in distribution.action_dims]
+
+    def sample(latent: Tensor, noise: Tensor) -> Tensor:
+        return th.stack([part.argmax(-1) for part in (head(latent) + noise).split(sizes, -1)], -1)
+
+    return _gumbel(*shape, sum(sizes)).to(policy.device), sample
+
+
+@sampler.register
+def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> tuple[Tensor, Sampler]:
+    head, size = policy.action_net, distribution.action_dims
+    noise = (_gumbel(*shape, size) - _gumbel(*shape, size)).to(policy.device)
+    return noise, lambda latent, noise: (head(latent) + noise > 0).float()
+
+
+def _gumbel(*shape: int) -> Tensor:
+    return -th.empty(shape).exponential_().log()
+
+
+@th.no_grad()
+def _value_after_time_limit(policy: ActorCriticPolicy, info: dict[str, Any]) -> Any:
+    """Return the value of an episode's last state where only the time limit ended it, else 0."""
+    last = info.get("terminal_observation")
+    if last is None or not info.get("TimeLimit.truncated", False):
+        return 0.0
+    return policy.predict_values(policy.obs_to_tensor(last)[0])[0]
+
+
+def _store(
+    buffer: RolloutBuffer,
+    step: int,
+    observations: Any,
+    actions: np.ndarray,
+    rewards: np.ndarray,
+    episode_starts: Any,
+) -> None:
+    """Write one step, what ``buffer.add`` writes before anything is known of the critic."""
+    if isinstance(observations, dict):
+        for key, array in buffer.observations.items():  # type: ignore[attr-defined]
+            array[step] = observations[key].reshape(array.shape[1:])
+    else:
+        buffer.observations[step] = observations.reshape(buffer.observations.shape[1:])
+    buffer.actions[step] = actions.reshape(buffer.actions.shape[1:])
+    buffer.rewards[step] = rewards
+    buffer.episode_starts[step] = episode_starts
+    buffer.pos = step + 1
+
+
+@th.no_grad()
+def _complete(buffer: RolloutBuffer, policy: ActorCriticPolicy, new_obs: Any, dones: np.ndarray) -> None:
+    """Write what the policy says of the whole rollout: values and log-probabilities, then advantages and returns."""
+    buffer.full = True
+    forward = DistributionAndValues(policy)
+    observations, actions = _as_rows(buffer.observations, policy), _as_rows(buffer.actions, policy)
+    is_discrete = isinstance(policy.action_space, spaces.Discrete)
+    actions = actions.flatten() if is_discrete else actions.float()
+    values, log_probs = [], []
+    for part, taken in chunks((observations, actions), _CHUNK):
+        distribution, value = forward(part)
+        values.append(value.flatten())
+        log_probs.append(distribution.log_prob(taken))
+    buffer.values[:] = th.cat(values).cpu().numpy().reshape(buffer.values.shape)
+    buffer.log_probs[:] = th.cat(log_probs).cpu().numpy().reshape(buffer.log_probs.shape)
+    last_values = policy.predict_values(obs_as_tensor(new_obs, policy.device)).flatten().cpu().numpy()
+    buffer.advantages = generalized_advantages(
+        buffer.rewards, buffer.values, buffer.episode_starts, last_values, dones, buffer.gamma, buffer.gae_lambda
+    )
+    buffer.returns = buffer.advantages + buffer.values
+
+
+def _as_rows(arrays: Any, policy: ActorCriticPolicy) -> Any:
+    if isinstance(arrays, dict):
+        return {key: _as_rows(array, policy) for key, array in arrays.items()}
+    return th.as_tensor(arrays.reshape(-1, *arrays.shape[2:]), device=policy.device)
+
+
+def generalized_advantages(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    episode_starts: np.ndarray,
+    last_values: np.ndarray,
+    dones: np.ndarray,
+    gamma: float,
+    gae_lambda: float,
+) -> np.ndarray:
+    """Return Â_t = δ_t + γλ(1 − done)Â_{t+1}, δ_t = r_t + γ(1 − done)V_{t+1} − V_t (Schulman et al., 2016).
+
+    With the arithmetic of ``RolloutBuffer.compute_returns_and_advantage``, operation by operation.
+
+    :param rewards: ``(n_steps, n_envs)``, float32, as ``values`` and ``episode_starts``.
+    :param last_values: V of the states after the last step, ``(n_envs,)``.
+    :param dones: Whether the last step ended an episode, ``(n_envs,)``.
+    """
+    goes_on = 1.0 - np.concatenate((episode_starts[1:], dones[None].astype(np.float32)))
+    next_values = np.concatenate((values[1:], last_values[None]))
+    advantages = rewards + gamma * next_values * goes_on - values
+    discounts = gamma * gae_lambda * goes_on
+    for step in range(len(advantages) - 2, -1, -1):
+        advantages[step] += discounts[step] * advantages[step + 1]
+    return advantages
