@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.penalty import bernoulli_kl, categorical_kl
-from sb3_trl.policies import TRPLPolicy, latents
+from sb3_trl.policies import TRPLPolicy, actor_latent, latents
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.gaussian import kl as gaussian_kl
 from sb3_trl.rollout import Table, table
@@ -109,7 +109,7 @@ class ActionsAndValues(nn.Module):
 
     def actions(self, observations: Any) -> ActionParameters:
         """Return the action parameters alone."""
-        return self._actions(latents(self.policy, observations)[0])
+        return self._actions(actor_latent(self.policy, observations))
 
     def _actions(self, latent: Tensor) -> ActionParameters:
         if self._head is not None:

@@ -20,29 +20,33 @@ def step_until_clean(
     is_clean: Callable[..., bool],
     step: Callable[[Table, Sequence[th.Tensor]], Any],
     max_steps: int,
-) -> int:
-    """Pass over the data in fresh chunks, take a step wherever one is not clean, until one whole pass is.
+    shuffle: bool = True,
+) -> tuple[int, bool]:
+    """Pass over the data in chunks, take a step wherever one is not clean, until one whole pass is.
 
     :param data: A table whose ``part`` is the arguments of ``is_clean``.
     :param chunk_size: States in a chunk.
     :param is_clean: Whether a chunk needs no step; a ``FloatingPointError`` from it ends the passes.
     :param step: Takes one gradient step on a chunk, as ``EagerStep`` does.
     :param max_steps: Stop after so many steps, clean or not.
-    :return: The number of steps.
+    :param shuffle: Whether every pass has chunks of its own.
+    :return: The number of steps, and whether the last pass was clean.
     """
-    steps, clean = 0, False
+    steps = 0
     with suppress(FloatingPointError):
-        while not clean:
-            clean = True
-            order = th.randperm(data.n_rows).to(data.rows[0].device)
-            for rows in data.shuffled(order).split(chunk_size):
+        while True:
+            steps_before = steps
+            ordered = data.shuffled(th.randperm(data.n_rows).to(data.rows[0].device)) if shuffle else data
+            for rows in ordered.split(chunk_size):
                 if is_clean(*data.part(rows)):
                     continue
                 if steps == max_steps:
-                    return steps
+                    return steps, False
                 step(data, rows)
-                steps, clean = steps + 1, False
-    return steps
+                steps += 1
+            if steps == steps_before:
+                return steps, True
+    return steps, False
 
 
 def roll_back(

@@ -182,6 +182,8 @@ class FixPO(TrustRegionAlgorithm):
                 break
             if self.fixup == "epoch" or (self.fixup == "update" and epoch == self.n_epochs - 1):
                 fixup_steps += self._fixup_phase(rollout, old, start)
+        if self.fixup != "off":
+            self._roll_back(rollout, old, start)  # whatever is left is a matter of rounding
 
         self._n_updates += self.n_epochs
         self._log_update(rollout, old, stats, fixup_steps)
@@ -230,17 +232,22 @@ class FixPO(TrustRegionAlgorithm):
                 raise FloatingPointError
             return self._obeys_bound(kl)
 
-        policy_state = [*self._policy_parameters, *statistics(self.policy)]
         data = table((rollout.observations, old))
-        steps = step_until_clean(data, self.fixup_batch_size, is_clean, step, self.max_fixup_steps)
+        steps, clean = step_until_clean(data, self.fixup_batch_size, is_clean, step, self.max_fixup_steps)
+        if not clean:
+            self._roll_back(rollout, old, start)
+        self.policy.set_training_mode(True)
+        return steps
+
+    def _roll_back(self, rollout: Rollout, old: ActionParameters, start: _Checkpoint) -> None:
+        """Move the policy back towards the old one until the trust region holds, if it does not."""
+        policy_state = [*self._policy_parameters, *statistics(self.policy)]
         self._rollbacks += roll_back(
-            optimizer,
+            self.policy.optimizer,
             policy_state,
             start.values(policy_state),
             lambda: self._obeys_bound(self._divergence(self._action_parameters(rollout).double(), old.double())),
         )
-        self.policy.set_training_mode(True)
-        return steps
 
     def _fixup_loss(self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor) -> Loss:
         """Return sg(β)·L_KL."""

@@ -6,7 +6,7 @@ once when it is over.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import singledispatch
 from typing import Any, TypeAlias
 
@@ -26,9 +26,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
+    BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
@@ -37,7 +37,7 @@ from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies import CnnPolicy, DistributionAndValues, MlpPolicy, MultiInputPolicy
 from sb3_trl.rollout import chunks
 
-__all__ = ["LeanActor", "can_collect", "collect_rollout", "generalized_advantages"]
+__all__ = ["LeanActor", "can_collect", "collect_rollout", "generalized_advantages", "take_turns"]
 
 #: Maps the actor's last hidden layer and one step's noise to actions.
 Sampler: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -76,18 +76,32 @@ def collect_rollout(algorithm: OnPolicyAlgorithm, callback: BaseCallback, buffer
 
     :return: Whether the rollout is complete; ``False`` if a callback stopped it.
     """
+    algorithm.policy.set_training_mode(False)
+    actor = LeanActor(algorithm.policy, n_steps, algorithm.n_envs)
+    rollout = take_turns(algorithm, callback, buffer, n_steps)
+    observations = next(rollout)
+    try:
+        for step in range(n_steps):
+            observations = rollout.send(actor.act(observations, step))
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("A rollout ends with its last step.")
+
+
+def take_turns(
+    algorithm: OnPolicyAlgorithm, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int
+) -> Generator[Any, np.ndarray, bool]:
+    """Yield the observations of every step of a rollout, take its actions, and return whether it is complete."""
     policy, env = algorithm.policy, algorithm.env
     assert env is not None
-    assert algorithm._last_obs is not None
     policy.set_training_mode(False)
     buffer.reset()
-    actor = LeanActor(policy, n_steps, env.num_envs)
     callback.on_rollout_start()
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
     for step in range(n_steps):
-        actions = actor.act(algorithm._last_obs, step)
-        clipped_actions = actor.clip(actions)
+        actions = yield algorithm._last_obs
+        clipped_actions = _clip(actions, policy.action_space)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         algorithm.num_timesteps += env.num_envs
         shared |= {
@@ -132,9 +146,7 @@ class LeanActor:
         self._layers = list(policy.mlp_extractor.policy_net)
         is_flat = isinstance(policy.observation_space, spaces.Box) and len(policy.observation_space.shape) == 1
         self._has_features = is_flat and type(policy.pi_features_extractor) is FlattenExtractor
-        space = policy.action_space
-        self._action_shape = space.shape or ()
-        self._bounds = (space.low, space.high) if isinstance(space, spaces.Box) else None
+        self._action_shape = policy.action_space.shape or ()
         with th.no_grad():
             noise, self._sample = sampler(policy.action_dist, policy, (n_steps, n_envs))
         self._noise = noise.unbind()
@@ -152,19 +164,10 @@ class LeanActor:
             actions = self._sample(latent, self._noise[step]).cpu().numpy()
         return actions.reshape(-1, *self._action_shape)
 
-    def clip(self, actions: np.ndarray) -> np.ndarray:
-        """Return the actions inside the bounds of their space, if it has any."""
-        if self._bounds is None:
-            return actions
-        low, high = self._bounds
-        return np.minimum(np.maximum(actions, low), high)
-
     def _features(self, observations: Any) -> Tensor:
         if self._has_features:
             return observations.float()
-        policy = self.policy
-        preprocessed = preprocess_obs(observations, policy.observation_space, policy.normalize_images)
-        return policy.pi_features_extractor(preprocessed)
+        return BasePolicy.extract_features(self.policy, observations, self.policy.pi_features_extractor)
 
 
 @singledispatch
@@ -227,6 +230,11 @@ def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, shape: tup
 
 def _gumbel(*shape: int) -> Tensor:
     return -th.empty(shape).exponential_().log()
+
+
+def _clip(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+    # What np.clip does, in a third of its time.
+    return np.minimum(np.maximum(actions, space.low), space.high) if isinstance(space, spaces.Box) else actions
 
 
 @th.no_grad()

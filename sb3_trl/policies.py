@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -31,6 +31,7 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "TRPLPolicy",
+    "actor_latent",
     "latents",
     "parameters_behind",
 ]
@@ -273,6 +274,12 @@ def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th
         pi_features, vf_features = features
         return policy.mlp_extractor.forward_actor(pi_features), policy.mlp_extractor.forward_critic(vf_features)
     return policy.mlp_extractor(features)
+
+
+def actor_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
+    """Return the last hidden layer of the actor alone."""
+    features = BasePolicy.extract_features(policy, observations, policy.pi_features_extractor)
+    return policy.mlp_extractor.forward_actor(features)
 
 
 MlpPolicy = TRPLPolicy

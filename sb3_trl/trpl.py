@@ -276,8 +276,13 @@ class TRPL(GaussianAlgorithm):
             return bool(part.is_inside(actor(observations)).all())
 
         step = EagerStep(actor, _hard_loss, optimizer, self.max_grad_norm)
-        steps = step_until_clean(
-            table((rollout.observations, region)), _HARD_BATCH_SIZE, is_clean, step, self.max_hard_steps
+        steps, _ = step_until_clean(
+            table((rollout.observations, region)),
+            _HARD_BATCH_SIZE,
+            is_clean,
+            step,
+            self.max_hard_steps,
+            shuffle=False,
         )
         self._rollbacks += roll_back(
             self.policy.optimizer,
