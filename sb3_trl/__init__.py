@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sb3_trl.callbacks import TrustRegionCallback
     from sb3_trl.distributions import ProjectedGaussianDistribution
     from sb3_trl.fixpo import FixPO
+    from sb3_trl.papi import PAPI
     from sb3_trl.policies import TRPLPolicy
     from sb3_trl.schedules import StateBound
     from sb3_trl.trpl import TRPL
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "TRPL": "trpl",
     "FixPO": "fixpo",
+    "PAPI": "papi",
     "TRPLPolicy": "policies",
     "ProjectedGaussianDistribution": "distributions",
     "StateBound": "schedules",
@@ -27,6 +29,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "PAPI",
     "TRPL",
     "FixPO",
     "ProjectedGaussianDistribution",

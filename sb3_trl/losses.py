@@ -11,7 +11,7 @@ from torch import Tensor
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.projection import Projection
 
-__all__ = ["normalize", "surrogate_loss", "trust_region_loss", "value_loss"]
+__all__ = ["clipped_surrogate_loss", "normalize", "surrogate_loss", "trust_region_loss", "value_loss"]
 
 
 def normalize(advantages: Tensor) -> Tensor:
@@ -24,6 +24,19 @@ def normalize(advantages: Tensor) -> Tensor:
 def surrogate_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor) -> Tensor:
     """−E[π(a|s)/π_old(a|s)·Â], the unclipped importance-sampled objective (eq. 1 of Otto et al., 2021)."""
     return -(th.exp(log_prob - old_log_prob) * advantages).mean()
+
+
+def clipped_surrogate_loss(
+    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip_range: Tensor
+) -> tuple[Tensor, Tensor]:
+    """−E[min(r·Â, clip(r, 1 − c, 1 + c)·Â)], r = π(a|s)/π_old(a|s) (eq. 7 of Schulman et al., 2017).
+
+    Returns with it the share of samples whose ratio was clipped.
+    """
+    ratio = th.exp(log_prob - old_log_prob)
+    clipped = th.clamp(ratio, 1 - clip_range, 1 + clip_range)
+    loss = -th.minimum(ratio * advantages, clipped * advantages).mean()
+    return loss, ((ratio.detach() - 1).abs() > clip_range).to(ratio.dtype).mean()
 
 
 def trust_region_loss(new: Gaussian, projected: Gaussian, projection: Projection | None) -> Tensor:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_trl.enforcement import roll_back, step_until_clean
+from sb3_trl.gaussian_algorithm import GaussianAlgorithm
 from sb3_trl.losses import normalize, surrogate_loss, trust_region_loss, value_loss
-from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
-from sb3_trl.policies import CnnPolicy, ForwardPass, MlpPolicy, MultiInputPolicy, TRPLPolicy, statistics
+from sb3_trl.on_policy import RunningMeans
+from sb3_trl.policies import ForwardPass, TRPLPolicy
 from sb3_trl.projections import (
     EntropySchedule,
     FrobeniusProjection,
@@ -27,7 +26,7 @@ from sb3_trl.projections.projection import invalid_scale
 from sb3_trl.rollout import Rollout, table
 from sb3_trl.schedules import StateBound, as_bound, as_schedule, bound_at
 from sb3_trl.steps import EagerStep, Loss
-from sb3_trl.trust_region import TrustRegion, concatenate, make_projection
+from sb3_trl.trust_region import TrustRegion, make_projection
 
 __all__ = ["TRPL"]
 
@@ -36,7 +35,7 @@ _HARD_TARGET = 0.8
 _HARD_BATCH_SIZE = 1024
 
 
-class TRPL(TrustRegionAlgorithm):
+class TRPL(GaussianAlgorithm):
     """Trust Region Projection Layers (Algorithm 2 of Otto et al., 2021, https://openreview.net/forum?id=qYZD-AO1Vn).
 
     The policy that collects rollouts is the network's Gaussian π_θ. The loss looks at its projection π̃ onto a
@@ -89,12 +88,6 @@ class TRPL(TrustRegionAlgorithm):
     """
 
     name: ClassVar[str] = "TRPL"
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": MlpPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-    }
-    policy: TRPLPolicy
     trust_region_layer: TrustRegionLayer
 
     def __init__(
@@ -216,14 +209,6 @@ class TRPL(TrustRegionAlgorithm):
         entropy_bound = None if beta is None else th.as_tensor(beta, dtype=th.float64, device=self.device)
         return TrustRegion(self.trust_region_layer, old, mean_bound, cov_bound, entropy_bound)
 
-    def _fit_critic(self, rollout: Rollout, stats: RunningMeans) -> None:
-        """Regress the value function onto the returns."""
-        if self.policy.critic_optimizer is None:
-            return
-        data = (rollout.observations, rollout.returns)
-        critic, optimizer = ForwardPass(self.policy, "predict_values"), self.policy.critic_optimizer
-        self._take_steps("critic", _critic_loss, critic, optimizer, data, self.n_critic_epochs, stats)
-
     def _improve_policy(self, rollout: Rollout, region: TrustRegion, stats: RunningMeans) -> None:
         """Maximise the surrogate of the projected policy (line 8)."""
         method = "gaussian_and_values" if self.policy.shares_parameters else "gaussian"
@@ -309,21 +294,6 @@ class TRPL(TrustRegionAlgorithm):
 
     # --- plumbing ---
 
-    def _policy_state(self) -> list[th.Tensor]:
-        """Return the tensors that decide how the policy acts: parameters, and statistics of normalising layers."""
-        return [*self.policy.actor_parameters(), *statistics(self.policy)]
-
-    def _gaussians(self, rollout: Rollout) -> Gaussian:
-        """Return the network's Gaussians at all states of the rollout, without gradient."""
-        return concatenate(self._evaluate(self.policy.gaussian, rollout.observations))
-
-    def _set_learning_rates(self) -> None:
-        progress = self._current_progress_remaining
-        self._set_learning_rate(self.policy.optimizer, self.lr_schedule(progress), "learning_rate")
-        if self.policy.critic_optimizer is not None:
-            rate = self._critic_lr_schedule(progress)
-            self._set_learning_rate(self.policy.critic_optimizer, rate, "critic_learning_rate")
-
     def _log_update(self, rollout: Rollout, region: TrustRegion, prediction: Gaussian, stats: RunningMeans) -> None:
         means = stats.read()
         if "projection_fallbacks" in means:
@@ -341,9 +311,7 @@ class TRPL(TrustRegionAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         self._rollbacks = getattr(self, "_rollbacks", 0)
-        self.learning_rate = as_schedule("learning_rate", self.learning_rate)  # ``load`` may replace it
         projection = make_projection(self.projection)
-        self._critic_lr_schedule = as_schedule("critic_learning_rate", self.critic_learning_rate)
         own = (0.03, 1e-3) if projection is None else (projection.mean_bound, projection.cov_bound)
         self._mean_bound = as_bound("mean_bound", own[0] if self.mean_bound is None else self.mean_bound)
         self._cov_bound = as_bound("cov_bound", own[1] if self.cov_bound is None else self.cov_bound)
@@ -351,25 +319,13 @@ class TRPL(TrustRegionAlgorithm):
         if self.entropy_schedule is not None:
             entropy_schedule = EntropySchedule(self.entropy_schedule, self.target_entropy, self.temperature)
         super()._setup_model()
-        if not isinstance(self.policy, TRPLPolicy):
-            raise ValueError(
-                f"{self.policy_class.__name__} has no Gaussian that can be projected: use 'MlpPolicy', 'CnnPolicy', "
-                "'MultiInputPolicy' or a subclass of sb3_trl.TRPLPolicy."
-            )
         self.trust_region_layer = TrustRegionLayer(
             projection, entropy_schedule, self.entropy_equality, self.entropy_first
         ).to(self.device)
 
     def _check_arguments(self) -> None:
-        if not isinstance(self.action_space, spaces.Box):
-            raise ValueError(
-                f"TRPL projects Gaussian policies and needs a Box action space, not {self.action_space}. For this "
-                "one use sb3_trl.FixPO, which bounds the KL divergence of every action distribution."
-            )
-        for argument in ("trust_region_coef", "n_critic_epochs", "n_regression_epochs"):
-            value = getattr(self, argument)
-            if value < 0:
-                raise ValueError(f"{argument}={value} must not be negative.")
+        self._check_action_space()
+        self._check_not_negative("trust_region_coef", "n_critic_epochs", "n_regression_epochs")
         for argument in ("hard", "mean_bound", "cov_bound", "n_regression_epochs"):
             if self.projection is None and getattr(self, argument):
                 raise ValueError(f"{argument}={getattr(self, argument)} needs a trust region: choose a projection.")
@@ -382,19 +338,14 @@ class TRPL(TrustRegionAlgorithm):
             raise ValueError(f"max_hard_steps={self.max_hard_steps} must be at least 1.")
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        names = ["policy", "policy.optimizer", "trust_region_layer"]
-        return names if self.policy.shares_parameters else [*names, "policy.critic_optimizer"], []
+        names, tensors = super()._get_torch_save_params()
+        return [*names, "trust_region_layer"], tensors
 
     def _can_compile(self) -> bool:
         # Full covariances and the joint projection rest on eigensolvers, which compilation does not speed up.
         closed = (KLProjection, WassersteinProjection, FrobeniusProjection, type(None))
         diagonal = self.policy.action_dist.covariance == "diag"
         return diagonal and type(self.trust_region_layer.projection) in closed
-
-
-def _critic_loss(forward: Any, observations: Any, returns: th.Tensor) -> Loss:
-    loss = value_loss(forward(observations).flatten(), returns)
-    return loss, {"value_loss": loss}
 
 
 def _hard_loss(forward: Any, observations: Any, region: TrustRegion) -> Loss:

@@ -235,3 +235,9 @@ def test_the_entropies_of_figure_1():
         assert weight[-1] == pytest.approx(1)
         change = path.entropy()[10:-10] - old.entropy()
         assert ((change < 0) if name == "KL" else (change > 0)).all()
+
+
+def test_reacher(run, tmp_path):
+    printed = run("reacher", "--episodes", 2)
+    assert number("largest final distance", printed) < 0.02
+    assert number("mean return", printed) > -1

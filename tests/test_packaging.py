@@ -31,6 +31,7 @@ def wheel(tmp_path_factory):
 def test_every_module_and_file_of_settings(wheel):
     names = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "sb3_trl").rglob("*.py")}
+    modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "sb3_trl").rglob("*.xml")}
     settings = {f"sb3_trl/hyperparams/{path.name}" for path in (ROOT / "hyperparams").glob("*.yml")}
     assert settings
     assert modules | settings | {"sb3_trl/py.typed"} <= names

@@ -15,7 +15,7 @@ import pytest
 from stable_baselines3 import PPO
 from support import make_model, train_and_record
 
-from sb3_trl import TRPL, FixPO, TRPLPolicy
+from sb3_trl import PAPI, TRPL, FixPO, TRPLPolicy
 from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.zoo.cli import COMMANDS as COMMANDS_OF_THE_ZOO
 
@@ -113,7 +113,8 @@ def test_every_log_key_is_in_the_readme():
     table = README[README.index("| key | meaning |") : README.index("To draw PPO or TRPO")]
     trpl = train_and_record(make_model(hard=True, entropy_schedule="exp", entropy_first=True), 1)[0]
     fixpo = FixPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu").learn(64).logger.name_to_value
-    keys = {key for key in (*trpl, *fixpo) if key.startswith(("trust_region/", "fixpo/"))}
+    papi = PAPI("MlpPolicy", "Pendulum-v1", n_steps=64, device="cpu").learn(64).logger.name_to_value
+    keys = {key for key in (*trpl, *fixpo, *papi) if key.startswith(("trust_region/", "fixpo/", "papi/"))}
     assert len(keys) > 15
     for key in keys:
         prefix, _, name = key.partition("/")
@@ -133,6 +134,7 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
         ("trpl", "`TRPL(", TRPL, PPO),
         ("trpl", "`policy_kwargs`", TRPLPolicy, None),
         ("fixpo", "`FixPO(", FixPO, PPO),
+        ("papi", "`PAPI(", PAPI, PPO),
     ],
 )
 def test_every_parameter_is_documented(page, heading, cls, base):

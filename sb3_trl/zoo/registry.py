@@ -13,13 +13,13 @@ __all__ = ["algorithms", "closest", "hyperparameter_file", "hyperparameter_files
 
 def algorithms() -> dict[str, type]:
     """Return the package's algorithms by their RL Zoo key."""
-    from sb3_trl import TRPL, FixPO
+    from sb3_trl import PAPI, TRPL, FixPO
 
-    return {"trpl": TRPL, "fixpo": FixPO}
+    return {"trpl": TRPL, "fixpo": FixPO, "papi": PAPI}
 
 
 def register() -> None:
-    """Add the package's algorithms to the RL Zoo's dictionaries, in place.
+    """Add the package's algorithms to the RL Zoo's dictionaries, in place, and its environments to Gymnasium's.
 
     ``rl_zoo3`` keeps its algorithms in dict objects that all its modules share, so after this call every one of
     its scripts knows them. Calling it twice changes nothing more.
@@ -29,6 +29,7 @@ def register() -> None:
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
 
+    import sb3_trl.envs  # noqa: F401  registers them
     from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
 
     ALGOS.update(algorithms())

@@ -46,6 +46,20 @@ def sample_fixpo_params(
     return convert_onpolicy_params(_sample_common(trial) | own)
 
 
+def sample_papi_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw PAPI's hyperparameters; parameters as in ``sample_trpl_params``."""
+    own = {
+        "n_critic_epochs": trial.suggest_categorical("n_critic_epochs", [5, 10, 20]),
+        "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 5e-3, log=True),
+        "kl_bound": trial.suggest_float("kl_bound", 3e-3, 0.1, log=True),
+        "clip_range": trial.suggest_categorical("clip_range", [0.1, 0.2, 0.3, 0.4]),
+        "init_std": trial.suggest_float("init_std", 0.1, 1.0, log=True),
+    }
+    return convert_trpl_params(_sample_common(trial) | own)
+
+
 def _sample_common(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "n_steps_pow": trial.suggest_int("n_steps_pow", 9, 13),
@@ -60,7 +74,7 @@ def _sample_common(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def convert_trpl_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """Return the constructor arguments that a trial's parameters stand for."""
+    """Return the constructor arguments that a trial's parameters stand for; PAPI's too."""
     params = dict(sampled_params)
     init_std = params.pop("init_std")
     params = convert_onpolicy_params(params)
@@ -69,5 +83,5 @@ def convert_trpl_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 
 
 #: By RL Zoo key.
-SAMPLERS = {"trpl": sample_trpl_params, "fixpo": sample_fixpo_params}
-CONVERTERS = {"trpl": convert_trpl_params, "fixpo": convert_onpolicy_params}
+SAMPLERS = {"trpl": sample_trpl_params, "fixpo": sample_fixpo_params, "papi": sample_papi_params}
+CONVERTERS = {"trpl": convert_trpl_params, "fixpo": convert_onpolicy_params, "papi": convert_trpl_params}
