@@ -16,7 +16,7 @@ INSTALLED_DOCS := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := sb3_trl tests examples benchmarks
 # Those that measure speed; the others train for hours and have arguments of their own.
-BENCHMARKS := benchmarks/projections.py benchmarks/training.py
+BENCHMARKS := $(addprefix benchmarks/,projections.py training.py scaling.py)
 
 # More threads than one cost time with networks of this size, and a lot of it when cores are shared.
 export OMP_NUM_THREADS ?= 1

@@ -23,8 +23,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_trl import TRPL, FixPO
+from sb3_trl.study import SeedBatch
 
-Contest = dict[str, Callable[[], BaseAlgorithm]]
+Contest = dict[str, Callable[[], BaseAlgorithm | SeedBatch]]
 
 
 def paper(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
@@ -38,6 +39,14 @@ def authors(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
     return cls("MlpPolicy", env, n_steps=1024, batch_size=512, n_epochs=10, device="cpu", **kwargs)
 
 
+def seeds(n_seeds: int) -> SeedBatch:
+    """As ``paper``, several seeds at once."""
+    options = {"n_steps": 2048, "batch_size": 32, "device": "cpu"}
+    return SeedBatch(
+        TRPL, "MlpPolicy", lambda seed: make_vec_env("HalfCheetah-v5", seed=seed), range(n_seeds), **options
+    )
+
+
 CONTESTS: dict[str, Contest] = {
     "trpl": {
         "SB3 PPO, 20 epochs": lambda: paper(PPO, n_epochs=20),
@@ -45,6 +54,11 @@ CONTESTS: dict[str, Contest] = {
         "TRPL-KL, 20 + 10 epochs, eager": lambda: paper(TRPL, compile=False),
         "TRPL-W2, 20 + 10 epochs, compiled": lambda: paper(TRPL, compile=True, projection="w2"),
         "TRPL-Frobenius, 20 + 10 epochs, compiled": lambda: paper(TRPL, compile=True, projection="frobenius"),
+    },
+    "seeds": {
+        "SB3 PPO, 20 epochs": lambda: paper(PPO, n_epochs=20),
+        "TRPL-KL, 20 + 10 epochs, compiled": lambda: paper(TRPL, compile=True),
+        "TRPL-KL, 20 + 10 epochs, 10 seeds at once": lambda: seeds(10),
     },
     "fixpo": {
         "SB3 PPO": lambda: authors(PPO),
@@ -55,31 +69,35 @@ CONTESTS: dict[str, Contest] = {
 
 
 class Contestant:
-    """A model that trains one iteration at a time, and how long each took.
+    """A model, or a batch of seeds, that trains one iteration at a time, and how long each took.
 
-    :param model: A new model.
+    :param model: A new one.
     """
 
-    def __init__(self, model: BaseAlgorithm) -> None:
-        self.model = model
-        self.steps = model.n_steps * model.n_envs  # type: ignore[attr-defined]
+    def __init__(self, model: BaseAlgorithm | SeedBatch) -> None:
+        self.model: Any = model
+        models: list[Any] = model.models if isinstance(model, SeedBatch) else [model]
+        self.iteration = models[0].n_steps * models[0].n_envs
+        self.steps = len(models) * self.iteration
         self.rollouts: list[float] = []
         self.totals: list[float] = []
-        model.learn(self.steps)
-        collect = model.collect_rollouts  # type: ignore[attr-defined]
+        for _ in range(2):  # compilation; and what is compiled again for seeds of a later update
+            self.model.learn(self.iteration, reset_num_timesteps=False)
+        name = "_collect" if isinstance(model, SeedBatch) else "collect_rollouts"
+        collect = getattr(model, name)
 
-        def timed(*args: Any, **kwargs: Any) -> bool:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             result = collect(*args, **kwargs)
             self.rollouts.append(time.perf_counter() - start)
             return result
 
-        model.collect_rollouts = timed  # type: ignore[attr-defined]
+        setattr(model, name, timed)
 
     def iterate(self) -> None:
         """Train one iteration."""
         start = time.perf_counter()
-        self.model.learn(self.steps, reset_num_timesteps=False)
+        self.model.learn(self.iteration, reset_num_timesteps=False)
         self.totals.append(time.perf_counter() - start)
 
 
@@ -89,15 +107,15 @@ def measure(contest: Contest, rounds: int) -> None:
     for _ in range(rounds):
         for contestant in contestants.values():
             contestant.iterate()
-    steps = next(iter(contestants.values())).steps
-    print(f"\n| {steps} steps | rollout, µs per step | update, ms | environment steps per second | of PPO's |")
-    print("|---|---|---|---|---|")
-    baseline = statistics.median(next(iter(contestants.values())).totals)
-    for name, contestant in contestants.items():
-        total, rollout = statistics.median(contestant.totals), statistics.median(contestant.rollouts)
+    print("\n| | steps | rollout, µs per step | update, ms | environment steps per second | of PPO's |")
+    print("|---|---|---|---|---|---|")
+    rates = {name: c.steps / statistics.median(c.totals) for name, c in contestants.items()}
+    baseline = next(iter(rates.values()))
+    for name, c in contestants.items():
+        total, rollout = statistics.median(c.totals), statistics.median(c.rollouts)
         print(
-            f"| {name} | {1e6 * rollout / steps:.0f} | {1e3 * (total - rollout):.0f} | {steps / total:.0f} "
-            f"| {baseline / total:.2f} × |",
+            f"| {name} | {c.steps} | {1e6 * rollout / c.steps:.0f} | {1e3 * (total - rollout):.0f} "
+            f"| {rates[name]:.0f} | {rates[name] / baseline:.2f} × |",
             flush=True,
         )
 
