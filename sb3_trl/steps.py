@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch as th
@@ -146,7 +147,7 @@ class CompiledStep(EagerStep):
         try:
             assert self._layout is not None
             step = pure_step(self.forward, self.loss, self._layout, self.max_grad_norm, data.build, self.after)
-            self._function = th.compile(in_place(step), fullgraph=True, dynamic=False)
+            self._function = compiled(in_place(step))
             scalars = self._function(self._state, self._settings, rows, data.shared)
         except Exception as error:
             self._is_broken = True
@@ -316,6 +317,18 @@ def in_place(
         return scalars
 
     return function
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function as one graph.
+
+    It gets a code object of its own: torch keeps no more than eight compiled variants of one, and steps of other
+    models, made by the same lines, would count.
+    """
+    assert isinstance(function, FunctionType)
+    code, closure = function.__code__.replace(), function.__closure__
+    own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    return th.compile(own, fullgraph=True, dynamic=False)
 
 
 def _clipped(gradients: Flat, max_norm: float) -> Flat:

@@ -191,7 +191,7 @@ def test_an_interrupted_training_goes_on(tmp_path):
         if "explained_variance" in line:
             process.send_signal(signal.SIGINT)
             break
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     steps, total = map(int, re.search(r"Training ended after (\d+) of (\d+) steps. To go on:", printed).groups())
     assert 64 <= steps < total == 100_000

@@ -241,3 +241,13 @@ def test_reacher(run, tmp_path):
     printed = run("reacher", "--episodes", 2)
     assert number("largest final distance", printed) < 0.02
     assert number("mean return", printed) > -1
+
+
+def test_fixpo_figures(run, tmp_path):
+    """The shares that are printed are those of real fixup steps; a tight bound makes some."""
+    small = ["--env", "Pendulum-v1", "--timesteps", 1024, "--n-envs", 2, "--n-steps", 64, "--batch-size", 32]
+    out = tmp_path / "figures.png"
+    printed = run("fixpo_figures", *small, "--coefficients", 1, 3, "--kl-bound", 1e-3, "--updates", 2, "--out", out)
+    assert number("C_β = 1:", printed) > 0
+    assert 0 < number(r"fixup steps,", printed) < 100
+    assert imread(out).std() > 0.05

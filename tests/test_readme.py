@@ -17,6 +17,7 @@ from support import make_model, train_and_record
 
 from sb3_trl import PAPI, TRPL, FixPO, TRPLPolicy
 from sb3_trl.on_policy import TrustRegionAlgorithm
+from sb3_trl.study import SeedBatch
 from sb3_trl.zoo.cli import COMMANDS as COMMANDS_OF_THE_ZOO
 
 ROOT = Path(__file__).parent.parent
@@ -46,8 +47,20 @@ def test_python_block(block, monkeypatch, tmp_path):
 
         return one_update
 
+    def learn_seeds(original):
+        def one_update(batch, total_timesteps, *args, **kwargs):
+            assert total_timesteps >= 10_000
+            batch.compile = False
+            for model in batch.models:
+                model.n_steps = model.rollout_buffer.buffer_size = 64
+                model.n_epochs = model.n_critic_epochs = 1
+            return original(batch, 1, *args, **kwargs)
+
+        return one_update
+
     for algorithm in (TrustRegionAlgorithm, PPO):
         monkeypatch.setattr(algorithm, "learn", learn(algorithm.learn))
+    monkeypatch.setattr(SeedBatch, "learn", learn_seeds(SeedBatch.learn))
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "block", "exec"), {"__name__": "__main__"})
 

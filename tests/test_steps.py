@@ -107,6 +107,16 @@ def test_an_interrupted_update_leaves_adam_with_its_steps(monkeypatch):
     assert [float(state["step"]) for state in states] == [7.0] * len(states)
 
 
+def test_many_models_compile_in_one_process():
+    """torch compiles one piece of code no more than eight times."""
+    for _ in range(10):
+        model = make_model()
+        step = steps_of(model, True, model.policy)
+        data = table(random_data(model, 16))
+        step(data, data.rows)
+        assert step._is_compiled
+
+
 def test_auto_compiles_where_enough_steps_are_ahead():
     model = make_model(n_epochs=10)
     model._num_timesteps_at_start = 0

@@ -15,7 +15,17 @@ from torch.func import vmap
 from sb3_trl.action_parameters import without_validation
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.rollout import Table, table
-from sb3_trl.steps import EagerStep, Layout, State, StepLoss, adam_settings, in_place, pure_step, trained_parameters
+from sb3_trl.steps import (
+    EagerStep,
+    Layout,
+    State,
+    StepLoss,
+    adam_settings,
+    compiled,
+    in_place,
+    pure_step,
+    trained_parameters,
+)
 
 __all__ = ["JointStep", "Request", "train_in_lockstep"]
 
@@ -48,17 +58,17 @@ class JointStep:
     :param first: A request; the others must differ in tensors alone.
     :param max_grad_norm: Gradient clipping of each seed, ``None`` for none.
     :param batch_size: Minibatch size of each seed.
-    :param compiled: Whether to compile.
+    :param compile: Whether to compile.
     """
 
-    def __init__(self, first: Request, max_grad_norm: float | None, batch_size: int, compiled: bool) -> None:
+    def __init__(self, first: Request, max_grad_norm: float | None, batch_size: int, compile: bool) -> None:
         self.batch_size = batch_size
         eager = first.step(max_grad_norm)
         minibatch = first.data.part(next(first.data.split(batch_size)))
         self.layout = Layout(trained_parameters(eager, minibatch))
         step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, eager.after)
         function = in_place(vmap(step))
-        self._function = th.compile(function, fullgraph=True, dynamic=False) if compiled else function
+        self._function = compiled(function) if compile else function
 
     def run(self, requests: Sequence[Request]) -> None:
         """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
