@@ -186,7 +186,13 @@ def test_an_interrupted_training_goes_on(tmp_path):
     """Ctrl-C in a real process; then the command that it printed, with fewer steps."""
     start = [sys.executable, "-u", "-m", "sb3_trl.zoo.cli"]
     command = f"train --algo trpl --env Pendulum-v1 -n 100000 --eval-freq -1 --device cpu -params {SMALL}"
-    process = subprocess.Popen([*start, *command.split()], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*start, *command.split()],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
+    )
     for line in process.stdout:
         if "explained_variance" in line:
             process.send_signal(signal.SIGINT)
