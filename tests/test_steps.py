@@ -171,3 +171,13 @@ def test_fixpo_compiled_is_fixpo(env):
     assert compiled.dual.value != 1.0
     for p, q in zip(compiled.policy.parameters(), eager.policy.parameters(), strict=True):
         assert th.allclose(p, q, rtol=1e-2, atol=1e-4)
+
+
+def test_what_has_no_gradient_stays():
+    """Regression leaves a standard deviation that was set to its projected value alone, whatever Adam remembers."""
+    options = {"n_epochs": 2, "n_critic_epochs": 1, "n_regression_epochs": 1, "learning_rate": 1e-3}
+    compiled, eager = (make_model(compile=c, **options).learn(128) for c in (True, False))
+    assert compiled._compiled_steps["regression"]._is_compiled
+    assert th.allclose(compiled.policy.scale_net.raw, eager.policy.scale_net.raw, rtol=1e-4, atol=1e-6)
+    steps = [model.policy.optimizer.state[model.policy.scale_net.raw]["step"].item() for model in (compiled, eager)]
+    assert steps[0] == steps[1] == 16
