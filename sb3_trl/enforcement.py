@@ -36,7 +36,7 @@ def step_until_clean(
     with suppress(FloatingPointError):
         while True:
             steps_before = steps
-            ordered = data.shuffled(th.randperm(data.n_rows).to(data.rows[0].device)) if shuffle else data
+            ordered = data.shuffled() if shuffle else data
             for rows in ordered.split(chunk_size):
                 if is_clean(*data.part(rows)):
                     continue

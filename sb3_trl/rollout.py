@@ -1,4 +1,4 @@
-"""A rollout as flat tensors, cut into shuffled minibatches or consecutive chunks."""
+"""A rollout as flat tensors, shuffled and cut into parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ __all__ = [
     "Table",
     "chunks",
     "joined",
-    "minibatches",
     "rollout_from_buffer",
     "table",
 ]
@@ -76,8 +75,9 @@ class Table:
         """n."""
         return len(self.rows[0])
 
-    def shuffled(self, order: th.Tensor) -> Table:
-        """Return the table with its rows in another order."""
+    def shuffled(self) -> Table:
+        """Return the table with its rows in a random order, drawn on the CPU."""
+        order = th.randperm(self.n_rows).to(self.rows[0].device)
         return Table([tensor[order] for tensor in self.rows], self.shared, self.build)
 
     def split(self, size: int) -> Iterator[tuple[th.Tensor, ...]]:
@@ -139,13 +139,6 @@ def joined(parts: Sequence[Table], assemble: Callable[[list[Any]], Any]) -> Tabl
         return assemble([build_part(rows[own], shared[common]) for build_part, own, common in slices])
 
     return Table([x for part in parts for x in part.rows], [x for part in parts for x in part.shared], build)
-
-
-def minibatches(data: Any, batch_size: int, device: th.device) -> Iterator[Any]:
-    """Shuffle once and yield minibatches: one epoch over ``data``, whose last minibatch may be smaller."""
-    whole = table(data)
-    shuffled = whole.shuffled(th.randperm(whole.n_rows).to(device))
-    return (whole.part(rows) for rows in shuffled.split(batch_size))
 
 
 def chunks(data: Any, size: int) -> Iterator[Any]:

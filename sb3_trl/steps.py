@@ -72,8 +72,7 @@ class EagerStep:
 
     def epoch(self, data: Table, batch_size: int) -> list[dict[str, Tensor]]:
         """Take a step on every minibatch of the data, shuffled, and return the scalars of each."""
-        order = th.randperm(data.n_rows).to(data.rows[0].device)
-        return [self(data, rows) for rows in data.shuffled(order).split(batch_size)]
+        return [self(data, rows) for rows in data.shuffled().split(batch_size)]
 
     def finish(self) -> None:
         """Leave parameters and optimiser in the state that these steps led to."""
@@ -135,8 +134,7 @@ class CompiledStep(EagerStep):
 
         What the compiled function relies on is checked in the first step of the epoch, and holds for the others.
         """
-        order = th.randperm(data.n_rows).to(data.rows[0].device)
-        first, *others = data.shuffled(order).split(batch_size)
+        first, *others = data.shuffled().split(batch_size)
         scalars = [self(data, first)]
         with th.compiler.set_stance(skip_guard_eval_unsafe=self._is_compiled):
             return scalars + [self(data, rows) for rows in others]

@@ -7,7 +7,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from support import BrokenEnv, PointEnv, collect, make_model, vec_env
 
 from sb3_trl.projections import Gaussian
-from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, minibatches, rollout_from_buffer
+from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, rollout_from_buffer, table
 
 # --- the rollout as tensors ---
 
@@ -64,17 +64,23 @@ def test_old_values_and_log_probabilities_are_the_policies():
 # --- passes over it ---
 
 
-def table(n: int) -> tuple:
+def numbered(n: int) -> tuple:
     """Nested tensors with their row number in every entry."""
     rows = th.arange(n)
     rollout = Rollout({"a": rows, "b": rows.unsqueeze(-1)}, rows, rows, rows, rows, rows)
     return rollout, Gaussian(rows.float().unsqueeze(-1), std=th.ones(1)), None
 
 
+def epoch(data: tuple, size: int) -> list[tuple]:
+    """The minibatches of one epoch."""
+    whole = table(data)
+    return [whole.part(rows) for rows in whole.shuffled().split(size)]
+
+
 @pytest.mark.parametrize(("n", "size"), [(10, 5), (10, 3), (10, 10), (10, 16), (1, 1)])
 def test_an_epoch_holds_every_row_once(n, size):
     seen, sizes = [], []
-    for rollout, gaussian, nothing in minibatches(table(n), size, th.device("cpu")):
+    for rollout, gaussian, nothing in epoch(numbered(n), size):
         assert isinstance(rollout, Rollout)
         assert nothing is None
         for column in (rollout.observations["a"], rollout.observations["b"][:, 0], rollout.returns):
@@ -87,13 +93,13 @@ def test_an_epoch_holds_every_row_once(n, size):
 
 
 def test_epochs_are_shuffled_anew():
-    first, second = ([b[0].actions.tolist() for b in minibatches(table(50), 10, th.device("cpu"))] for _ in range(2))
+    first, second = ([b[0].actions.tolist() for b in epoch(numbered(50), 10)] for _ in range(2))
     assert first != second
     assert [x for batch in first for x in batch] != list(range(50))
 
 
 def test_chunks_keep_the_order():
-    parts = [part[0].actions.tolist() for part in chunks(table(10), 4)]
+    parts = [part[0].actions.tolist() for part in chunks(numbered(10), 4)]
     assert parts == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 

@@ -116,8 +116,7 @@ class JointStep:
 
 def _shuffled(request: Request) -> Sequence[Tensor]:
     with request.stream:
-        order = th.randperm(request.data.n_rows)
-    return request.data.shuffled(order.to(request.data.rows[0].device)).rows
+        return request.data.shuffled().rows
 
 
 def _stacked(flats: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
