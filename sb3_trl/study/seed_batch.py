@@ -11,9 +11,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor, nn
 
+from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.lean_rollout import LeanActor, can_collect, take_turns
 from sb3_trl.on_policy import TrustRegionAlgorithm
-from sb3_trl.steps import can_compile
 from sb3_trl.study.lockstep import JointStep, Request, train_in_lockstep
 
 __all__ = ["SeedBatch"]
@@ -65,7 +65,7 @@ class SeedBatch:
 
     def _check(self) -> None:
         first = self.models[0]
-        if not first._can_compile() or not can_compile(first.policy.optimizer):
+        if not first._can_compile() or not is_plain_adam(first.policy.optimizer):
             raise ValueError(
                 f"The updates of this {type(first).__name__} cannot be mapped over seeds: that needs the plain Adam "
                 "optimiser and, for TRPL, a diagonal covariance and the 'kl', 'w2' or 'frobenius' projection; for "
