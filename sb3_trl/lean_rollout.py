@@ -31,9 +31,10 @@ from stable_baselines3.common.policies import (
 )
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from sb3_trl.distributions import ProjectedGaussianDistribution
+from sb3_trl.lean_env import lean_stepping
 from sb3_trl.policies import CnnPolicy, DistributionAndValues, MlpPolicy, MultiInputPolicy
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollout import chunks
@@ -95,34 +96,36 @@ def take_turns(
     """Yield the observations of every step of a rollout, take its actions, and return whether it is complete."""
     policy, env = algorithm.policy, algorithm.env
     assert env is not None
+    clip = _clipper(policy.action_space)
     policy.set_training_mode(False)
     buffer.reset()
     callback.on_rollout_start()
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
-    for step in range(n_steps):
-        actions = yield algorithm._last_obs
-        clipped_actions = _clip(actions, policy.action_space)
-        new_obs, rewards, dones, infos = env.step(clipped_actions)
-        algorithm.num_timesteps += env.num_envs
-        shared |= {
-            "n_steps": step,
-            "actions": actions,
-            "clipped_actions": clipped_actions,
-            "new_obs": new_obs,
-            "rewards": rewards,
-            "dones": dones,
-            "infos": infos,
-        }
-        callback.update_locals(shared)
-        if not callback.on_step():
-            return False
-        algorithm._update_info_buffer(infos, dones)
-        for index in dones.nonzero()[0]:
-            rewards[index] += algorithm.gamma * _value_after_time_limit(policy, infos[index])
-        _store(buffer, step, algorithm._last_obs, actions, rewards, algorithm._last_episode_starts)
-        algorithm._last_obs = new_obs  # type: ignore[assignment]
-        algorithm._last_episode_starts = dones
+    with lean_stepping(env):
+        for step in range(n_steps):
+            actions = yield algorithm._last_obs
+            clipped_actions = clip(actions)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            algorithm.num_timesteps += env.num_envs
+            shared |= {
+                "n_steps": step,
+                "actions": actions,
+                "clipped_actions": clipped_actions,
+                "new_obs": new_obs,
+                "rewards": rewards,
+                "dones": dones,
+                "infos": infos,
+            }
+            callback.update_locals(shared)
+            if not callback.on_step():
+                return False
+            algorithm._update_info_buffer(infos, dones)
+            for index in dones.nonzero()[0]:
+                rewards[index] += algorithm.gamma * _value_after_time_limit(policy, infos[index])
+            _store(buffer, step, algorithm._last_obs, actions, rewards, algorithm._last_episode_starts)
+            algorithm._last_obs = new_obs  # type: ignore[assignment]
+            algorithm._last_episode_starts = dones
 
     _complete(buffer, policy, new_obs, dones)
     callback.update_locals(shared | {"n_steps": n_steps})
@@ -147,11 +150,15 @@ class LeanActor:
         with th.no_grad():
             self.noise, head, self.combine = sampler(policy.action_dist, policy, (n_steps, n_envs))
         self.layers = [*policy.mlp_extractor.policy_net, head]
+        self._functions = [_function(layer) for layer in self.layers]
         self.device = policy.device
         is_flat = isinstance(policy.observation_space, spaces.Box) and len(policy.observation_space.shape) == 1
         #: Whether the layers see the observations as they are.
         self.is_plain = is_flat and type(policy.pi_features_extractor) is FlattenExtractor
         self._noise_of_step = self.noise.unbind()
+        # Nothing to transfer, and nothing that gradients could flow through.
+        is_detached = all(function is not layer for function, layer in zip(self._functions, self.layers, strict=True))
+        self._is_bare = self.is_plain and is_detached and self.device.type == "cpu"
 
     def act(self, observations: Any, step: int) -> np.ndarray:
         """Return the actions of one step, ``(n_envs, *action_shape)``.
@@ -159,17 +166,33 @@ class LeanActor:
         :param observations: As the environments return them.
         :param step: Which step of the rollout.
         """
-        with th.inference_mode():
-            x: Any = self._features(obs_as_tensor(observations, self.device))
-            for layer in self.layers:
-                x = layer(x)
-            actions = self.combine(x, self._noise_of_step[step]).cpu().numpy()
+        if self._is_bare:
+            actions = self._forward(th.from_numpy(observations).float(), step).numpy()
+        else:
+            with th.no_grad():
+                actions = self._forward(self._features(obs_as_tensor(observations, self.device)), step).cpu().numpy()
         return actions.reshape(-1, *self.action_shape)
+
+    def _forward(self, x: Any, step: int) -> Tensor:
+        for function in self._functions:
+            x = function(x)
+        return self.combine(x, self._noise_of_step[step])
 
     def _features(self, observations: Any) -> Tensor:
         if self.is_plain:
             return observations.float()
         return BasePolicy.extract_features(self.policy, observations, self.policy.pi_features_extractor)
+
+
+def _function(layer: Any) -> Callable[[Any], Any]:
+    """Return what a layer does, without gradients and the calls around it that serve its hooks; or the layer itself."""
+    has_hooks = isinstance(layer, nn.Module) and (layer._forward_hooks or layer._forward_pre_hooks)
+    if type(layer) is nn.Linear and not has_hooks:
+        weight, bias = layer.weight.detach().t(), layer.bias.detach()
+        return lambda x: th.addmm(bias, x, weight)
+    if type(layer) is nn.Tanh and not has_hooks:
+        return th.tanh
+    return layer
 
 
 @singledispatch
@@ -225,9 +248,12 @@ def _gumbel(*shape: int) -> Tensor:
     return -th.empty(shape).exponential_().log()
 
 
-def _clip(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
-    # What np.clip does, in a third of its time.
-    return np.minimum(np.maximum(actions, space.low), space.high) if isinstance(space, spaces.Box) else actions
+def _clipper(space: spaces.Space) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that brings actions within their bounds."""
+    if not isinstance(space, spaces.Box):
+        return lambda actions: actions
+    low, high = space.low, space.high
+    return lambda actions: np.minimum(np.maximum(actions, low), high)  # what np.clip does, in a third of its time
 
 
 @th.no_grad()

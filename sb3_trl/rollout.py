@@ -161,12 +161,18 @@ class FiniteCheckCallback(BaseCallback):
         self._check("observation", self.model._last_obs, "on reset")
 
     def _on_step(self) -> bool:
-        when = f"at step {self.locals['n_steps'] + 1} of the rollout"
-        self._check("observation", self.locals["new_obs"], when)
-        self._check("reward", self.locals["rewards"], when)
-        if self.locals["dones"].any():
-            self._check_bootstrap(when)
+        locals_ = self.locals
+        if not _is_finite(locals_["new_obs"]):
+            self._check("observation", locals_["new_obs"], self._when)
+        if not _is_finite(locals_["rewards"]):
+            self._check("reward", locals_["rewards"], self._when)
+        if locals_["dones"].any():
+            self._check_bootstrap(self._when)
         return True
+
+    @property
+    def _when(self) -> str:
+        return f"at step {self.locals['n_steps'] + 1} of the rollout"
 
     def _check(self, what: str, values: Any, when: str) -> None:
         if _broken(values) is None:
@@ -196,10 +202,16 @@ class FiniteCheckCallback(BaseCallback):
         )
 
 
+def _is_finite(values: Any) -> bool:
+    if isinstance(values, dict):
+        return all(map(_is_finite, values.values()))
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
 def _broken(values: Any) -> tuple[int, np.ndarray] | None:
     """Return the first environment with a non-finite number, and its numbers; ``None`` if there is none."""
     for array in values.values() if isinstance(values, dict) else [values]:
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        if not _is_finite(array):
             index = int((~np.isfinite(array)).reshape(len(array), -1).any(axis=1).argmax())
             return index, array[index]
     return None

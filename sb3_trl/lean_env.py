@@ -1,0 +1,57 @@
+"""Stepping SB3's environments in one process without copying deeply what cannot change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+__all__ = ["lean_stepping"]
+
+_IMMUTABLE = frozenset({float, int, bool, str, type(None), np.float32, np.float64, np.int32, np.int64, np.bool_})
+
+
+@contextmanager
+def lean_stepping(env: VecEnv) -> Iterator[None]:
+    """Inside the block, a ``DummyVecEnv`` under any wrappers returns what it always does, in less time.
+
+    It copies every observation and info deeply, which takes longer than a simple environment's step. Arrays of
+    numbers and infos of plain values need no more than a copy. Subclasses are left alone.
+
+    :param env: A vectorised environment.
+    """
+    inner = env.unwrapped
+    if type(inner) is not DummyVecEnv or "step_wait" in vars(inner):
+        yield
+        return
+    inner.step_wait = partial(_step_wait, inner)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del inner.step_wait
+
+
+def _step_wait(self: DummyVecEnv) -> VecEnvStepReturn:
+    """Do what ``DummyVecEnv.step_wait`` does."""
+    infos = self.buf_infos
+    for index, env in enumerate(self.envs):
+        obs, self.buf_rews[index], terminated, truncated, infos[index] = env.step(self.actions[index])
+        done = self.buf_dones[index] = terminated or truncated
+        infos[index]["TimeLimit.truncated"] = truncated and not terminated
+        if done:
+            infos[index]["terminal_observation"] = obs
+            obs, self.reset_infos[index] = env.reset()
+        self._save_obs(index, obs)
+    is_array = self.keys == [None]
+    observations = self.buf_obs[None].copy() if is_array else self._obs_from_buf()  # type: ignore[index]
+    return observations, self.buf_rews.copy(), self.buf_dones.copy(), [_copied(info) for info in infos]
+
+
+def _copied(info: dict[str, Any]) -> dict[str, Any]:
+    return info.copy() if _IMMUTABLE.issuperset(map(type, info.values())) else deepcopy(info)
