@@ -96,8 +96,11 @@ class Study:
         with self.store:
             left = self.jobs(seed_batch, device, rerun_changed)
             self.store.remove(self._changed())
-            self.store.write_results(self.name, self.runs)
-            return self._train(left, jobs, backend, address)
+            try:
+                return self._train(left, jobs, backend, address)
+            finally:  # Ctrl-C may have come while a result was being kept
+                self.store.recover()
+                self.store.write_results(self.name, self.runs)
 
     def results(self) -> pd.DataFrame:
         """Return the rows of all finished runs."""
