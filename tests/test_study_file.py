@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -157,6 +159,11 @@ def test_models_that_cannot_be_made_are_known_before_training(load, text, messag
     study = load(text)
     with pytest.raises(StudyError, match=re.escape(f"study.yml:{message}")):
         study.jobs()
+
+
+def test_importing_studies_is_light():
+    code = "import sys, sb3_trl.study; sys.exit(bool({'torch', 'joblib', 'ray', 'rl_zoo3', 'pandas'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_there_is_no_such_file():
