@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sb3_trl.study.study import Study
 
 __all__ = ["main"]
 
@@ -37,7 +41,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _kept(study) -> str:  # type: ignore[no-untyped-def]
+def _kept(study: Study) -> str:
     return f"{len(study.finished)} of {len(study.runs)} runs have finished: {study.store.results}"
 
 
