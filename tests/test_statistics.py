@@ -97,6 +97,12 @@ def test_final_evaluations():
     assert dict(zip(result.variant, result.value, strict=True)) == {"A": 4, "B": 2}
 
 
+def test_runs_keep_their_order():
+    table = runs({("B", "T", 1): [0, 1], ("A", "S", 0): [0, 1], ("A", "T", 0): [0, 1]})
+    for result in (final_evaluations(table, 1), evaluations_after(table, 0.5, 1)):
+        assert list(zip(result.variant, result.task, strict=True)) == [("B", "T"), ("A", "S"), ("A", "T")]
+
+
 def test_evaluations_after_a_share():
     table = runs({("A", "T", 0): list(range(10))})  # evaluated after 10, 20, …, 100 steps
     assert evaluations_after(table, 0.2, 3).value.item() == np.mean([1, 2, 3])

@@ -151,7 +151,8 @@ def _quantile(count: np.ndarray | int, confidence: float) -> np.ndarray:
 
 
 def _means(rows: pd.DataFrame, n: int, key: str) -> pd.DataFrame:
-    groups = rows.groupby(RUN, sort=False)[key]
+    """Return a column's mean for every run, in the order of the rows' index."""
+    groups = rows.sort_index().groupby(RUN, sort=False)[key]
     counts = groups.count()
     if (counts < n).any():
         run, count = counts.idxmin(), counts.min()

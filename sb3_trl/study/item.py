@@ -1,0 +1,92 @@
+"""What a table or figure of the papers is, and what several of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from sb3_trl.study.scales import Part
+from sb3_trl.study.statistics import Estimate, final_evaluations, mean_interval
+from sb3_trl.study.tables import estimate_text, markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Item", "Results", "by_variant", "estimate_of", "final_table", "final_text", "variants_of"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a figure is drawn from.
+
+    :param table: Results of its runs.
+    :param last: Number of evaluations behind a final result.
+    :param random: Return of random play, by task.
+    :param recording_steps: Steps of the recording behind FixPO's Fig. 2.
+    :param cache: Where what is not in the table is kept.
+    :param read_only: Draw what is kept; train nothing.
+    """
+
+    table: pd.DataFrame
+    last: int
+    random: Mapping[str, float] = field(default_factory=dict)
+    recording_steps: int = 0
+    cache: Path = Path()
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or figure.
+
+    :param summary: What it shows, in a line.
+    :param parts: The runs that it shows.
+    :param draw: Returns the figure, and Markdown to stand below it.
+    """
+
+    summary: str
+    parts: tuple[Part, ...]
+    draw: Callable[[Results], tuple[Figure, str]]
+
+
+def variants_of(table: pd.DataFrame) -> list[str]:
+    """Return the variants of a table in its order."""
+    return list(dict.fromkeys(table.variant))
+
+
+def by_variant(table: pd.DataFrame, order: Iterable[str] | None = None) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each variant, in the order given or in the table's."""
+    return [(name, table[table.variant == name]) for name in order or variants_of(table)]
+
+
+def estimate_of(values: pd.DataFrame, variant: str, task: str) -> Estimate:
+    """Return the mean over seeds of ``value`` for a variant on a task."""
+    return mean_interval(values[(values.variant == variant) & (values.task == task)].value)
+
+
+def final_text(table: pd.DataFrame, key: str, last: int) -> str:
+    """Return a column's mean at the end of training, over all runs of the table."""
+    return estimate_text(mean_interval(final_evaluations(table, last, key).value))
+
+
+def final_table(results: Results, names: Mapping[str, str] | None = None) -> str:
+    """Return final returns: a row for every variant, a column for every task; – where there are no runs.
+
+    :param results: The runs.
+    :param names: What to call variants in the table.
+    """
+    final = final_evaluations(results.table, results.last)
+    tasks = list(dict.fromkeys(results.table.task))
+    has = set(zip(final.variant, final.task, strict=True))
+    rows = [
+        [
+            (names or {}).get(name, name),
+            *(estimate_text(estimate_of(final, name, task)) if (name, task) in has else "–" for task in tasks),
+        ]
+        for name in names or variants_of(results.table)
+    ]
+    return markdown_table(["return at the end", *tasks], rows)
