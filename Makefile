@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): a few minutes, once"
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -c constraints.txt -e ".[zoo,dev]"
+	$(PIP) -c constraints.txt -e ".[study,ray,dask,dev]"
 	@touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)

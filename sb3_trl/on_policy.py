@@ -200,8 +200,11 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         """Return what ``compile`` says, or for ``"auto"`` whether enough gradient steps are ahead."""
         if self.compile != "auto":
             return bool(self.compile) and self._can_compile()
-        steps_ahead = (self._total_timesteps - self._num_timesteps_at_start) / self.batch_size * self.n_epochs
-        return self._can_compile() and steps_ahead > _STEPS_WORTH_COMPILING
+        return self._can_compile() and self._repays_compiling(self._total_timesteps - self._num_timesteps_at_start)
+
+    def _repays_compiling(self, timesteps: int) -> bool:
+        """Return whether training for so many timesteps takes longer than compiling."""
+        return timesteps / self.batch_size * self.n_epochs > _STEPS_WORTH_COMPILING
 
     def _can_compile(self) -> bool:
         """Return whether the algorithm's loss can be compiled with its current settings."""

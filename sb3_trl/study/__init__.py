@@ -1,5 +1,23 @@
-"""Many runs at once."""
+"""Many runs at once: seeds of one configuration, and whole studies."""
 
-from sb3_trl.study.seed_batch import SeedBatch
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["SeedBatch"]
+if TYPE_CHECKING:
+    from sb3_trl.study.reader import StudyError
+    from sb3_trl.study.seed_batch import SeedBatch
+    from sb3_trl.study.study import Study
+
+_MODULES = {"SeedBatch": "seed_batch", "Study": "study", "StudyError": "reader"}
+
+__all__ = ["SeedBatch", "Study", "StudyError"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'sb3_trl.study' has no attribute {name!r}")
+    return getattr(import_module(f"sb3_trl.study.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

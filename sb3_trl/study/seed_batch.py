@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.steps import can_compile
 from sb3_trl.study.lockstep import JointStep, Request, train_in_lockstep
 
-__all__ = ["SeedBatch"]
+__all__ = ["SeedBatch", "can_batch"]
 
 
 class SeedBatch:
@@ -48,24 +49,40 @@ class SeedBatch:
         compile: bool = True,
         **kwargs: Any,
     ) -> None:
+        if "seed" in kwargs:
+            raise ValueError("seed is not an argument of a SeedBatch: give seeds.")
+
+        def make(seed: int) -> TrustRegionAlgorithm:
+            environment = gym.make(env) if isinstance(env, str) else env(seed)
+            return algorithm(policy, environment, seed=seed, **kwargs)
+
+        self._make_models(make, seeds, compile)
+
+    @classmethod
+    def of_models(
+        cls, make: Callable[[int], TrustRegionAlgorithm], seeds: Sequence[int], compile: bool = True
+    ) -> SeedBatch:
+        """Return a batch of models that ``make`` makes, each of its seed; they may differ in nothing else."""
+        batch = cls.__new__(cls)
+        batch._make_models(make, seeds, compile)
+        return batch
+
+    def _make_models(self, make: Callable[[int], TrustRegionAlgorithm], seeds: Sequence[int], compile: bool) -> None:
         self.seeds = list(seeds)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: give one or more different seeds.")
-        if "seed" in kwargs:
-            raise ValueError("seed is not an argument of a SeedBatch: give seeds.")
         self.compile = compile
         self.models: list[TrustRegionAlgorithm] = []
         self._streams: list[RandomStream] = []
         for seed in self.seeds:
-            environment = gym.make(env) if isinstance(env, str) else env(seed)
-            self.models.append(algorithm(policy, environment, seed=seed, **kwargs))
+            self.models.append(make(seed))
             self._streams.append(RandomStream(self.models[-1].device))
         self._steps: dict[str, JointStep] = {}
         self._check()
 
     def _check(self) -> None:
         first = self.models[0]
-        if not first._can_compile() or not can_compile(first.policy.optimizer):
+        if not can_batch(first):
             raise ValueError(
                 f"The updates of this {type(first).__name__} cannot be mapped over seeds: that needs the plain Adam "
                 "optimiser and, for TRPL, a diagonal covariance and the 'kl', 'w2' or 'frobenius' projection; for "
@@ -138,6 +155,11 @@ class SeedBatch:
         if first.name not in self._steps:
             self._steps[first.name] = JointStep(first, model.max_grad_norm, model.batch_size, self.compile)
         self._steps[first.name].run(requests)
+
+
+def can_batch(model: BaseAlgorithm) -> bool:
+    """Return whether models like this one can train in a ``SeedBatch``."""
+    return isinstance(model, TrustRegionAlgorithm) and model._can_compile() and can_compile(model.policy.optimizer)
 
 
 class RandomStream:

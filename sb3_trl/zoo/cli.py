@@ -1,6 +1,6 @@
 """``sb3-trl <command>``: the RL Zoo's commands, which know this package's algorithms.
 
-Every command takes the flags of ``python -m rl_zoo3.<command>``.
+Every command takes the flags of ``python -m rl_zoo3.<command>``; ``study`` is this package's own.
 """
 
 from __future__ import annotations
@@ -36,14 +36,24 @@ COMMANDS = {
     "benchmark": Command("evaluate every trained agent of a folder", lambda: run_script("rl_zoo3.benchmark")),
     "push-to-hub": Command("upload a trained agent", push_to_hub),
     "load-from-hub": Command("download a trained agent", load_from_hub),
+    "study": Command("train the algorithms × tasks × seeds of a study file", lambda: _study()),
 }
 
 #: Commands whose errors are put into words: those that people give hyperparameters and folders of agents.
-EXPLAINED = ("train", "enjoy", "record-video", "record-training", "push-to-hub", "load-from-hub", "plot-from-file")
+EXPLAINED = (
+    "train",
+    "enjoy",
+    "record-video",
+    "record-training",
+    "push-to-hub",
+    "load-from-hub",
+    "plot-from-file",
+    "study",
+)
 
 HELP = f"""usage: sb3-trl <command> [flags]
 
-The RL Zoo with the algorithms of sb3_trl; flags are those of python -m rl_zoo3.<command>.
+The RL Zoo with the algorithms of sb3_trl; flags are those of python -m rl_zoo3.<command>, and study has its own.
 
 commands:
 {chr(10).join(f"  {name:16} {command.summary}" for name, command in COMMANDS.items())}
@@ -54,7 +64,8 @@ commands:
 examples:
   sb3-trl train --algo trpl --env HalfCheetah-v5 --tensorboard-log runs --progress
   sb3-trl train --algo trpl --env Hopper-v5 --conf-file trpl_paper.yml -params projection:"'w2'"
-  sb3-trl enjoy --algo trpl --env HalfCheetah-v5 -f logs"""
+  sb3-trl enjoy --algo trpl --env HalfCheetah-v5 -f logs
+  sb3-trl study my_study.yml --jobs 4"""
 
 
 def main() -> None:
@@ -128,6 +139,12 @@ def _train() -> None:
 
     rl_zoo3.train.ExperimentManager = Experiment  # type: ignore[misc]
     rl_zoo3.train.train()
+
+
+def _study() -> None:
+    from sb3_trl.study.cli import main
+
+    main()
 
 
 def _enjoy() -> None:

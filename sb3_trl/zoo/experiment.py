@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_trl.zoo.registry import algorithms, closest, hyperparameter_file, hyperparameter_files
 
-__all__ = ["Experiment", "find_configuration"]
+__all__ = ["Experiment", "find_configuration", "hyperparameters_of"]
 
 #: Keys of a YAML file that the RL Zoo uses itself; every other key goes to the algorithm's constructor.
 ZOO_KEYS = (
@@ -142,12 +142,19 @@ def _numbers(hyperparams: dict[str, Any]) -> dict[str, Any]:
     return {key: number(value) for key, value in hyperparams.items()}
 
 
-def _check_arguments(arguments: dict[str, Any], algo: str, config: str) -> None:
-    """Raise a ``ValueError`` for the hyperparameters that the algorithm's constructor does not take."""
+def hyperparameters_of(algo: str) -> set[str] | None:
+    """Return the keys that a YAML file's entry for the algorithm may have, ``None`` if its constructor takes any."""
     parameters = inspect.signature(ALGOS[algo]).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return {*parameters, *ZOO_KEYS}
+
+
+def _check_arguments(arguments: dict[str, Any], algo: str, config: str) -> None:
+    """Raise a ``ValueError`` for the hyperparameters that the algorithm's constructor does not take."""
+    known = hyperparameters_of(algo)
+    if known is None:
         return
-    known = {*parameters, *ZOO_KEYS}
     unknown = [f"{key!r}{closest(key, known)}" for key in arguments if key not in known]
     if unknown:
         raise ValueError(f"{algo} has no hyperparameter {'; no '.join(unknown)} (in {config} or after -params)")

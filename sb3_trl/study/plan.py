@@ -1,0 +1,142 @@
+"""From a study file to its runs and jobs: hyperparameters are read, and every model is made once, before any trains."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sb3_trl.study.description import Description, Method, read_description
+from sb3_trl.study.run import Job, Run, make_experiment
+
+__all__ = ["SEEDS_TOGETHER", "Plan", "make_jobs", "make_plan"]
+
+#: The most seeds of a batch: with more, a step of each costs no less, and all of them end together.
+SEEDS_TOGETHER = 10
+
+
+@dataclass(frozen=True)
+class Group:
+    """One variant on one task: a run for each seed."""
+
+    method: Method
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study file, and the runs that it stands for, in its order."""
+
+    description: Description
+    groups: tuple[Group, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs."""
+        return tuple(run for group in self.groups for run in group.runs)
+
+    def method(self, run: Run) -> Method:
+        """Return the method that a run is of."""
+        return next(method for method in self.description.methods if method.label == run.variant)
+
+
+def make_plan(path: Path, packages: Sequence[str] = ()) -> Plan:
+    """Read a study file and its hyperparameters.
+
+    :param path: The study file.
+    :param packages: Modules that register environments.
+    :raises StudyError: for what is wrong with the file, with its line.
+    """
+    import gymnasium as gym
+    from rl_zoo3.utils import ALGOS
+
+    from sb3_trl.zoo.experiment import hyperparameters_of
+    from sb3_trl.zoo.registry import register
+
+    register()
+    for package in packages:
+        importlib.import_module(package)
+    arguments = {algo: hyperparameters_of(algo) for algo in ALGOS}
+    description = read_description(path, gym.envs.registry.keys(), arguments)
+    return Plan(
+        description,
+        tuple(_group(description, method, task) for method in description.methods for task in method.tasks),
+    )
+
+
+def make_jobs(groups: Sequence[Group], finished: Sequence[Run], seed_batch: bool | None, job: Job) -> list[Job]:
+    """Return the jobs that are left to do, after making one model of each group to see that it can be made.
+
+    :param groups: Variants on tasks.
+    :param finished: Runs that are not to be done again.
+    :param seed_batch: Whether seeds train in batches where they can; ``None``: where compiling also pays.
+    :param job: The rest of every job.
+    :raises StudyError: for a model that cannot be made, with its line.
+    """
+    jobs = []
+    for group in groups:
+        chunks = [group.runs[i : i + SEEDS_TOGETHER] for i in range(0, len(group.runs), SEEDS_TOGETHER)]
+        left = [tuple(run for run in chunk if run not in finished) for chunk in chunks]
+        if not any(left):
+            continue
+        can_batch, pays = _try(group, job)
+        together = can_batch and (pays if seed_batch is None else seed_batch)
+        for runs in filter(None, left):
+            parts = [runs] if together else [(run,) for run in runs]
+            jobs += [replace(job, runs=part, compile=pays) for part in parts]
+    return jobs
+
+
+def _group(description: Description, method: Method, task: str) -> Group:
+    from sb3_trl.zoo.experiment import Experiment
+
+    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        try:
+            experiment = Experiment(
+                argparse.Namespace(), method.algo, task, folder, hyperparams=method.params, config=method.conf_file
+            )
+            saved = dict(experiment.read_hyperparameters()[1])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise method.error(f"{method.label} on {task}: {error}") from error
+    n_timesteps = description.n_timesteps or int(saved["n_timesteps"])
+    if description.eval_freq > n_timesteps:
+        message = f"eval_freq {description.eval_freq} is more than the {n_timesteps} steps of {method.label} on {task}"
+        raise (description.eval_freq_entry or method.entry).error(f"{message}: allowed: 1 to {n_timesteps}")
+    run = Run(
+        method.algo,
+        method.label,
+        task,
+        0,
+        n_timesteps,
+        description.eval_freq,
+        description.n_eval_episodes,
+        saved | {"n_timesteps": n_timesteps},
+    )
+    return Group(method, tuple(replace(run, seed=seed) for seed in description.seeds))
+
+
+def _try(group: Group, job: Job) -> tuple[bool, bool]:
+    """Make a model of the group; return whether its seeds can train in a batch, and whether compiling it pays."""
+    from sb3_trl.on_policy import TrustRegionAlgorithm
+    from sb3_trl.study.seed_batch import can_batch
+
+    run, method = group.runs[0], group.method
+    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        try:
+            experiment = make_experiment(run, Path(folder), job.device)
+            experiment.eval_freq = -1
+            made: Any = experiment.setup_experiment()
+        except Exception as error:
+            raise method.error(f"{method.label} on {run.task}: {error or type(error).__name__}") from error
+        model = made[0]
+        model.env.close()
+    if not isinstance(model, TrustRegionAlgorithm) or not can_batch(model) or not experiment.deterministic_eval:
+        return False, False
+    pays = model.compile if model.compile != "auto" else model._repays_compiling(run.n_timesteps)
+    return len(group.runs) > 1, pays

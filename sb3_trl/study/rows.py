@@ -1,0 +1,114 @@
+"""One row of numbers for every evaluation of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+
+from sb3_trl.study.run import Run
+from sb3_trl.study.store import COLUMNS, VERSIONS
+from sb3_trl.version import __version__
+
+__all__ = ["Rows"]
+
+#: Columns that are means over updates, and the keys that updates log.
+MEANS = {
+    "kl_mean": "trust_region/kl_mean",
+    "mean_distance": "trust_region/mean_distance_mean",
+    "cov_distance": "trust_region/cov_distance_mean",
+    "entropy": "trust_region/entropy",
+    "std": "train/std",
+    "violation_fraction": "trust_region/violation_fraction",
+    "projected_fraction": "trust_region/projected_fraction",
+    "beta": "fixpo/beta",
+    "fixup_share": "fixpo/fixup_share",
+}
+KEYS = {*MEANS.values(), "trust_region/kl_max"}
+
+
+class Rows(BaseCallback):
+    """Make a row of every evaluation: its returns, and what the updates since the one before logged.
+
+    It comes after the evaluation's callback, and after those that log.
+
+    :param run: The run.
+    :param evaluation: Evaluates, and keeps the returns.
+    :param report: Called with the number of steps at the beginning of every rollout.
+    """
+
+    def __init__(self, run: Run, evaluation: EvalCallback, report: Callable[[int], None]) -> None:
+        super().__init__()
+        self.rows: list[dict[str, Any]] = []
+        self._evaluation = evaluation
+        self._report = report
+        self._updates: list[dict[str, float]] = []
+        self._labels = {
+            "algorithm": run.algorithm,
+            "variant": run.variant,
+            "task": run.task,
+            "seed": run.seed,
+        }
+        self._versions = {"sb3_trl": __version__} | {name: _version(name) for name in VERSIONS[1:]}
+
+    def csv(self) -> str:
+        """Return the rows as CSV, without the study's name."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS[1:], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _shown(value) for key, value in row.items()} for row in self.rows)
+        return text.getvalue()
+
+    def _on_training_start(self) -> None:
+        self._start = time.perf_counter()
+
+    def _on_rollout_start(self) -> None:
+        """Keep what the last update logged: the log is not written, and then empty, before the rollout ends."""
+        logged = {key: float(value) for key, value in self.logger.name_to_value.items() if key in KEYS}
+        if logged:
+            self._updates.append(logged)
+        self._report(self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        if len(self._evaluation.evaluations_results) > len(self.rows):
+            self.rows.append(self._row())
+            self._updates = []
+        return True
+
+    def _row(self) -> dict[str, Any]:
+        returns = self._evaluation.evaluations_results[-1]
+        episodes = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        kl = self._logged("trust_region/kl_mean")
+        kl_max = self._logged("trust_region/kl_max")
+        return {
+            **self._labels,
+            "step": self.num_timesteps,
+            "eval_return": np.mean(returns),
+            "eval_return_std": np.std(returns),
+            "train_return": np.mean(episodes) if episodes else None,
+            **{column: np.mean(values) if (values := self._logged(key)) else None for column, key in MEANS.items()},
+            "kl_spread": np.std(kl) if kl else None,
+            "kl_max": max(kl_max) if kl_max else None,
+            "seconds": round(time.perf_counter() - self._start, 1),
+            **self._versions,
+        }
+
+    def _logged(self, key: str) -> list[float]:
+        return [update[key] for update in self._updates if key in update]
+
+
+def _shown(value: Any) -> Any:
+    return f"{value:.8g}" if isinstance(value, float) else value
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

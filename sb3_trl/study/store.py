@@ -1,0 +1,162 @@
+"""Where the runs of a study are kept: a folder for each, which appears when the run has finished, and whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+from sb3_trl.study.description import file_name
+
+if TYPE_CHECKING:
+    from sb3_trl.study.run import Outcome, Run
+
+__all__ = ["COLUMNS", "VERSIONS", "Store", "run_path"]
+
+#: Packages on whose versions the numbers depend.
+VERSIONS = ("sb3_trl", "torch", "mujoco", "gymnasium", "stable_baselines3")
+
+#: Columns of ``results.csv``.
+COLUMNS = (
+    "study",
+    "algorithm",
+    "variant",
+    "task",
+    "seed",
+    "step",
+    "eval_return",
+    "eval_return_std",
+    "train_return",
+    "kl_mean",
+    "kl_spread",
+    "kl_max",
+    "mean_distance",
+    "cov_distance",
+    "entropy",
+    "std",
+    "violation_fraction",
+    "projected_fraction",
+    "beta",
+    "fixup_share",
+    "seconds",
+    *VERSIONS,
+)
+
+
+class Store:
+    """The output folder of a study.
+
+    A job's files are written to a folder whose name begins with ``.writing``; renamed to ``.finished`` it is there
+    as a whole, and then its runs move to their places. What an interruption leaves of this, ``recover`` brings to
+    its end: a ``.finished`` folder's runs move on, a ``.writing`` folder is removed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.status = folder / ".running"
+
+    @property
+    def results(self) -> Path:
+        """The CSV file of all finished runs."""
+        return self.folder / "results.csv"
+
+    def path(self, run: Run) -> Path:
+        """Return a run's folder, which is there if the run has finished."""
+        return self.folder / run_path(run)
+
+    def error_path(self, run: Run) -> Path:
+        """Return the file that holds the traceback of a run that has failed."""
+        path = self.path(run)
+        return path.with_name(f"{path.name}.error.txt")
+
+    def is_finished(self, run: Run) -> bool:
+        """Return whether a run has finished."""
+        return self.path(run).is_dir()
+
+    def differences(self, run: Run) -> dict[str, tuple[Any, Any]]:
+        """Return the settings in which a finished run differs from ``run``: the finished run's, and ``run``'s."""
+        old, new = json.loads((self.path(run) / "run.json").read_text()), run.settings
+        old, new = (settings | settings["hyperparameters"] for settings in (old, new))
+        keys = sorted((old.keys() | new.keys()) - {"hyperparameters"})
+        return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+    def open(self) -> None:
+        """Make the folder ready."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.recover()
+        shutil.rmtree(self.status, ignore_errors=True)
+        self.status.mkdir()
+
+    def close(self) -> None:
+        """Remove what only running trainings need."""
+        shutil.rmtree(self.status, ignore_errors=True)
+
+    def recover(self) -> None:
+        """Bring to its end what was interrupted."""
+        for folder in self.folder.glob(".finished*"):
+            self._move(folder)
+        for folder in self.folder.glob(".writing*"):
+            shutil.rmtree(folder)
+
+    def keep(self, outcomes: Sequence[Outcome]) -> None:
+        """Write what is left of a job's runs, all of them or none."""
+        for outcome in outcomes:
+            self.error_path(outcome.run).unlink(missing_ok=True)
+            if outcome.error is not None:
+                self.error_path(outcome.run).parent.mkdir(parents=True, exist_ok=True)
+                self.error_path(outcome.run).write_text(outcome.error)
+        writing = Path(mkdtemp(prefix=".writing", dir=self.folder))
+        for outcome in outcomes:
+            if outcome.error is None:
+                folder = writing / run_path(outcome.run)
+                folder.mkdir(parents=True)
+                for name, content in outcome.files.items():
+                    (folder / name).write_bytes(content)
+        self._move(writing.rename(writing.with_name(writing.name.replace(".writing", ".finished"))))
+
+    def _move(self, finished: Path) -> None:
+        for source in sorted(finished.glob("runs/*/*/*")):
+            target = self.folder / source.relative_to(finished)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                source.rename(target)
+        shutil.rmtree(finished)
+
+    def remove(self, run: Run) -> None:
+        """Forget a finished run."""
+        shutil.rmtree(self.path(run))
+
+    def write_results(self, study: str, runs: Iterable[Run]) -> None:
+        """Write the rows of those ``runs`` that have finished, in their order."""
+        part = self.results.with_name(".results.csv.part")
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for run in runs:
+                if self.is_finished(run):
+                    with (self.path(run) / "rows.csv").open(newline="") as rows:
+                        writer.writerows({"study": study} | row for row in csv.DictReader(rows))
+        part.replace(self.results)
+
+    def steps_running(self) -> int:
+        """Return how many steps the trainings have made that run now, as far as is known here."""
+        total = 0
+        for path in self.status.glob("*"):
+            try:
+                total += int(path.read_text())
+            except (OSError, ValueError):  # it is being written, or has just been removed
+                continue
+        return total
+
+    def forget_status(self, run: Run) -> None:
+        """Forget how far a run was: it has ended."""
+        (self.status / "--".join(run_path(run).parts)).unlink(missing_ok=True)
+
+
+def run_path(run: Run) -> Path:
+    """Return a run's folder in that of the study."""
+    return Path("runs", file_name(run.variant), file_name(run.task), f"seed{run.seed}")

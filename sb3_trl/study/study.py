@@ -1,0 +1,148 @@
+"""A study: algorithms × tasks × seeds, trained one after the other or side by side, and their results as a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sb3_trl.study.backends import outcomes
+from sb3_trl.study.description import file_name
+from sb3_trl.study.plan import Plan, make_jobs, make_plan
+from sb3_trl.study.progress import Display
+from sb3_trl.study.run import Job, Run
+from sb3_trl.study.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Study"]
+
+
+class Study:
+    """The runs that a study file describes, and the folder that keeps them.
+
+    :param plan: The runs.
+    :param out: The folder; ``None`` for ``studies/<name>``.
+    :param packages: Modules that register environments.
+    """
+
+    def __init__(self, plan: Plan, out: str | Path | None = None, packages: Sequence[str] = ()) -> None:
+        self.plan = plan
+        self.packages = tuple(packages)
+        self.store = Store(Path("studies", file_name(self.name)) if out is None else Path(out))
+
+    @classmethod
+    def load(cls, path: str | Path, out: str | Path | None = None, packages: Sequence[str] = ()) -> Study:
+        """Read a study file.
+
+        :param path: The file.
+        :param out: Folder of the results, ``studies/<name>`` by default.
+        :param packages: Modules that register environments.
+        :raises StudyError: for what is wrong with the file, with its line.
+        """
+        return cls(make_plan(Path(path), packages), out, packages)
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.plan.description.name
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, in the order of the file."""
+        return self.plan.runs
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that have finished."""
+        return [run for run in self.runs if self.store.is_finished(run)]
+
+    def jobs(self, seed_batch: bool | None = None, device: str = "cpu") -> list[Job]:
+        """Return what is left to do, one process each; arguments as in ``run``.
+
+        :raises StudyError: for a model that cannot be made, or a finished run whose settings have changed.
+        """
+        self._check_finished(self.finished)
+        job = Job((), True, device, self.packages, str(self.store.status.resolve()), os.getpid())
+        return make_jobs(self.plan.groups, self.finished, seed_batch, job)
+
+    def run(
+        self,
+        jobs: int = -1,
+        backend: str = "loky",
+        address: str | None = None,
+        seed_batch: bool | None = None,
+        device: str = "cpu",
+        rerun_changed: bool = False,
+    ) -> list[Run]:
+        """Train what has not finished yet, and return the runs that failed.
+
+        Whatever ends it, runs that had finished are kept, and the next call goes on with the others.
+
+        :param jobs: How many processes side by side; −1 for one on every core.
+        :param backend: ``"loky"`` for this machine, ``"ray"`` or ``"dask"`` for a cluster.
+        :param address: Of the cluster; ``None`` for one on this machine.
+        :param seed_batch: Whether seeds of one variant on one task train side by side in one process, where the
+            algorithm can; ``None``: where compiling also pays.
+        :param device: Torch's device.
+        :param rerun_changed: Train finished runs again whose settings have changed, rather than refuse.
+        :raises StudyError: for a model that cannot be made, or a finished run whose settings have changed.
+        """
+        self.store.recover()
+        if rerun_changed:
+            for run in self.finished:
+                if self.store.differences(run):
+                    self.store.remove(run)
+        left = self.jobs(seed_batch, device)
+        self.store.open()
+        try:
+            return self._train(left, jobs, backend, address)
+        finally:
+            self.store.write_results(self.name, self.runs)
+            self.store.close()
+
+    def results(self) -> pd.DataFrame:
+        """Return the rows of all finished runs."""
+        import pandas as pd
+
+        return pd.read_csv(self.store.results)
+
+    def _train(self, left: Sequence[Job], jobs: int, backend: str, address: str | None) -> list[Run]:
+        failed: list[Run] = []
+        n_left = sum(len(job.runs) for job in left)
+        steps = sum(run.n_timesteps for job in left for run in job.runs)
+        if not left:
+            return failed
+        display = Display(len(self.runs), len(self.runs) - n_left, steps, self.store.steps_running)
+        with display, outcomes(left, jobs, backend, address) as ended:
+            for results in ended:
+                self.store.keep(results)
+                self.store.write_results(self.name, self.runs)
+                for outcome in results:
+                    self.store.forget_status(outcome.run)
+                    failed += [outcome.run] if outcome.error else []
+                    end = "finished" if outcome.error is None else f"FAILED ({self.store.error_path(outcome.run)})"
+                    display.ended(f"{outcome.run}: {end}", outcome.run.n_timesteps)
+        return failed
+
+    def _check_finished(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            differences = self.store.differences(run)
+            if differences:
+                changes = ", ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in differences.items())
+                raise self.plan.method(run).error(
+                    f"{run} was trained with other settings: {changes}. Give this study another name or --out, or "
+                    "train such runs again with --rerun-changed."
+                )
+
+
+def describe(study: Study, jobs: Sequence[Job]) -> str:
+    """Return the jobs as text, a line for each."""
+    lines = [f"{len(study.finished)} of {len(study.runs)} runs have finished; {len(jobs)} jobs are left."]
+    for job in jobs:
+        first, seeds = job.runs[0], ", ".join(str(run.seed) for run in job.runs)
+        kind = "seeds side by side:" if len(job.runs) > 1 else "seed"
+        lines.append(f"  {first.variant} on {first.task}, {first.n_timesteps} steps, {kind} {seeds}")
+    return "\n".join(lines)
