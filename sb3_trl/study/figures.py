@@ -19,6 +19,7 @@ __all__ = ["Style", "draw_curves", "limits", "task_name"]
 #: Keyword arguments of a line.
 Style = Mapping[str, Any]
 COLUMNS = 3
+FEWEST_FOR_A_BAND = 3
 
 
 def draw_curves(
@@ -32,7 +33,8 @@ def draw_curves(
 ) -> Figure:
     """Draw a column over environment steps: lines for means over seeds, bands for their 95 % intervals.
 
-    What the runs have reached decides the limits: the interval of two or three seeds can be far wider.
+    Where there are fewer than three seeds, thin lines for the runs take the place of bands, which would fill the
+    picture. What the runs have reached decides the limits.
 
     :param table: Results; the variants that are drawn are those of ``styles``, the tasks those of the table.
     :param key: The column.
@@ -47,7 +49,7 @@ def draw_curves(
     tasks = list(dict.fromkeys(table.task))
     columns = min(len(tasks), COLUMNS)
     rows = -(-len(tasks) // columns)
-    width = 6.0 if len(tasks) == 1 else 4.2 * columns
+    width = 7.0 if len(tasks) == 1 else 4.2 * columns
     labels = [*(str(style.get("label", name)) for name, style in styles.items()), *(lines or {})]
     legend_columns = _legend_columns(width, labels)
     figure = Figure(figsize=(width, height * rows + 0.25 * -(-len(labels) // legend_columns)))
@@ -91,7 +93,11 @@ def _draw_panel(axis: Axes, table: pd.DataFrame, key: str, styles: Mapping[str, 
         line = {"color": f"C{number}", "label": variant, "linewidth": 1.6, **style}
         x = curve.index.to_numpy() / unit
         axis.plot(x, curve["mean"], marker="." if len(curve) < 12 else None, **line)
-        axis.fill_between(x, curve.low, curve.high, color=line["color"], alpha=0.15, linewidth=0)
+        if rows.seed.nunique() < FEWEST_FOR_A_BAND:
+            for _, run in rows.groupby("seed"):
+                axis.plot(run.step / unit, run[key], color=line["color"], alpha=0.3, linewidth=0.7)
+        else:
+            axis.fill_between(x, curve.low, curve.high, color=line["color"], alpha=0.15, linewidth=0)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -106,9 +112,11 @@ def _add_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
 
 
 def _legend_columns(width: float, labels: Sequence[str]) -> int:
-    """Return how many columns of such labels fit into so many inches."""
+    """Return in how many columns such labels fit into so many inches, all columns nearly equally long."""
     longest = max(len(label.replace("\\", "").replace("$", "")) for label in labels)
-    return max(min(int(width / (0.6 + 0.085 * longest)), len(labels)), 1)
+    most = max(int(width / (0.55 + 0.08 * longest)), 1)
+    rows = -(-len(labels) // most)
+    return -(-len(labels) // rows)
 
 
 def _step_unit(steps: float) -> tuple[float, str]:

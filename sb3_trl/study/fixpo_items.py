@@ -33,7 +33,7 @@ TARGETS = {"C_beta=1": 1, "C_beta=2": 2, "FixPO": 3, "C_beta=10": 10}
 def _fixup_steps(results: Results) -> tuple[Figure, str]:
     """The steps are 100 s / (1 - s) for every 100 steps of the primary phase, where s is the fixup phase's share."""
     table = results.table.assign(fixup_steps=100 * results.table.fixup_share / (1 - results.table.fixup_share))
-    styles = {name: {"label": f"C_β = {target}"} for name, target in TARGETS.items()}
+    styles = {name: {"label": f"$C_\\beta$ = {target}"} for name, target in TARGETS.items()}
     label = "fixup steps per 100 primary steps"
     figure = draw_curves(table, "fixup_steps", label, styles, height=4.0)
     rows = [
@@ -104,7 +104,7 @@ def _deviation(results: Results) -> tuple[Figure, str]:
 
 
 def _ablations(results: Results) -> tuple[Figure, str]:
-    styles = {name: {"label": label} for name, label in ABLATIONS.items()}
+    styles = {name: {"label": label.replace("C_β", "$C_\\beta$")} for name, label in ABLATIONS.items()}
     styles["FixPO"]["color"] = "black"
     figure = draw_curves(results.table, "eval_return", "return", styles)
     rows = [

@@ -59,13 +59,15 @@ def variants_of(table: pd.DataFrame) -> list[str]:
 
 
 def by_variant(table: pd.DataFrame, order: Iterable[str] | None = None) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows of each variant, in the order given or in the table's."""
-    return [(name, table[table.variant == name]) for name in order or variants_of(table)]
+    """Return the rows of each variant that has some, in the order given or in the table's."""
+    present = variants_of(table)
+    return [(name, table[table.variant == name]) for name in order or present if name in present]
 
 
 def estimate_of(values: pd.DataFrame, variant: str, task: str) -> Estimate:
-    """Return the mean over seeds of ``value`` for a variant on a task."""
-    return mean_interval(values[(values.variant == variant) & (values.task == task)].value)
+    """Return the mean over seeds of ``value`` for a variant on a task, NaN if there are no runs."""
+    own = values[(values.variant == variant) & (values.task == task)].value
+    return mean_interval(own) if len(own) else Estimate(*[float("nan")] * 3)
 
 
 def final_text(table: pd.DataFrame, key: str, last: int) -> str:
@@ -81,12 +83,8 @@ def final_table(results: Results, names: Mapping[str, str] | None = None) -> str
     """
     final = final_evaluations(results.table, results.last)
     tasks = list(dict.fromkeys(results.table.task))
-    has = set(zip(final.variant, final.task, strict=True))
     rows = [
-        [
-            (names or {}).get(name, name),
-            *(estimate_text(estimate_of(final, name, task)) if (name, task) in has else "–" for task in tasks),
-        ]
+        [(names or {}).get(name, name), *(estimate_text(estimate_of(final, name, task)) for task in tasks)]
         for name in names or variants_of(results.table)
     ]
     return markdown_table(["return at the end", *tasks], rows)

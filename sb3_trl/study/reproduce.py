@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder for runs, pictures and tables (default: reproduction/SCALE)")
     parser.add_argument("--jobs", type=int, default=-1, help="runs side by side (default: one on every core)")
     parser.add_argument("--read-only", action="store_true", help="draw the runs that are there; train nothing")
+    parser.add_argument("--verbose", type=int, default=1, help="2 shows the traceback of an error")
     parser.add_argument("--list", action="store_true", help="what there is, and how long it takes")
     return parser
 
@@ -172,8 +173,9 @@ def _caption(scale: str, table: pd.DataFrame) -> str:
     versions = ", ".join(f"{name} {' or '.join(map(str, table[name].unique()))}" for name in VERSIONS)
     return (
         f"Scale **{scale}** ({settings['summary']}): {' or '.join(map(str, seeds))} seeds, {steps} steps. Numbers are "
-        f"means over seeds ± half the 95 % interval (Student's t), bands the same. Final results, “at the end”, are "
-        f"means of the last {settings['last']} evaluations, with deterministic actions. {versions}."
+        f"means over seeds ± half the 95 % interval (Student's t), bands the same; where there are fewer than three "
+        f"seeds, thin lines are the runs. Final results, “at the end”, are means of the last {settings['last']} "
+        f"evaluations, with deterministic actions. {versions}."
     )
 
 

@@ -99,13 +99,13 @@ def normalize(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return (value − random) / (reference − random) for every run, and the tasks for which that means nothing.
 
-    Those are the tasks on which the reference is not better than random play; they are left out.
+    Those are the tasks on which the reference is missing or not better than random play; they are left out.
 
     :param scores: Columns ``variant``, ``task``, ``seed``, ``value``.
     :param reference: Return by task that becomes 1.
     :param random: Return by task that becomes 0.
     """
-    left_out = [task for task in scores.task.unique() if not reference[task] > random[task]]
+    left_out = [task for task in scores.task.unique() if not reference.get(task, np.nan) > random[task]]
     scores = scores[~scores.task.isin(left_out)]
     low, high = scores.task.map(random).astype(float), scores.task.map(reference).astype(float)
     return scores.assign(value=(scores.value - low) / (high - low)), left_out

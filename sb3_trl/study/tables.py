@@ -24,8 +24,10 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def estimate_text(estimate: Estimate, digits: int = 3, bold: bool = False) -> str:
     """Return ``mean ± half the interval``, the mean with so many digits that count; bold if asked for.
 
-    Without an interval (one seed) there is the mean alone.
+    Without an interval (one seed) there is the mean alone, without a mean (no runs) –.
     """
+    if np.isnan(estimate.value):
+        return "–"
     decimals = _decimals(estimate.value, digits)
     text = f"{estimate.value:.{decimals}f}"
     text = f"**{text}**" if bold else text
@@ -38,7 +40,7 @@ def number_text(value: float, digits: int = 3) -> str:
 
 
 def _decimals(value: float, digits: int) -> int:
-    """Return the decimal places that show ``digits`` digits of a number, 4 at most beyond its first."""
+    """Return the decimal places that show ``digits`` digits of a number."""
     if value == 0 or not np.isfinite(value):
         return 0
     return max(digits - 1 - int(np.floor(np.log10(abs(value)))), 0)

@@ -39,9 +39,7 @@ def _table_1(results: Results) -> tuple[Figure, str]:
     early, final = _early_and_final(results)
     sections = [_table_1_text(early, final)]
     scores, left_out = _scores(results, final)
-    aggregates = {}
-    if len(scores):
-        aggregates = {variant: interquartile_mean(score_matrix(rows)) for variant, rows in scores.groupby("variant")}
+    aggregates = {name: interquartile_mean(matrix) for name, matrix in _complete(scores).items()}
     sections.append(_aggregate_text(aggregates, left_out, variants_of(final)))
     sections.append(f"The paper's, for orientation (older tasks, v2; 40 seeds):\n\n{_paper_table()}")
     return _draw_table_1(early, final, aggregates), "\n\n".join(sections)
@@ -58,16 +56,18 @@ def _table_1_text(early: pd.DataFrame, final: pd.DataFrame) -> str:
     header = ["", *(_column_name(task, rows is final) for task, rows in columns)]
     lines = []
     for group in ((*PROJECTIONS, *BASELINES), ENTROPY):
-        cells = {
-            (variant, i): estimate_of(rows, variant, task)
-            for i, (task, rows) in enumerate(columns)
-            for variant in group
-        }
-        best = [max(group, key={v: cells[v, i].value for v in group}.__getitem__) for i in range(len(columns))]
-        for variant in group:
-            texts = [estimate_text(cells[variant, i], bold=best[i] == variant) for i in range(len(columns))]
-            lines.append([variant, *texts])
+        cells = [{name: estimate_of(rows, name, task) for name in group} for task, rows in columns]
+        best = [_best({name: estimate.value for name, estimate in column.items()}) for column in cells]
+        for name in group:
+            texts = [estimate_text(column[name], bold=name == first) for column, first in zip(cells, best, strict=True)]
+            lines.append([name, *texts])
     return markdown_table(header, lines)
+
+
+def _best(values: dict[str, float]) -> str | None:
+    """Return the name of the largest value; those that are missing do not count."""
+    present = {name: value for name, value in values.items() if np.isfinite(value)}
+    return max(present, key=present.__getitem__) if present else None
 
 
 def _paper_table() -> str:
@@ -89,16 +89,25 @@ def _scores(results: Results, final: pd.DataFrame) -> tuple[pd.DataFrame, list[s
     return normalize(final, reference.to_dict(), results.random)
 
 
+def _complete(scores: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the score matrices of the variants that have as many runs on every task as the one that has most."""
+    counts = scores.groupby(["variant", "task"]).size().unstack(fill_value=0)
+    complete = counts.index[(counts == counts.to_numpy().max(initial=0)).all(axis=1)]
+    return {name: score_matrix(scores[scores.variant == name]) for name in complete}
+
+
 def _aggregate_text(aggregates: Mapping[str, Estimate], left_out: list[str], order: list[str]) -> str:
     text = ""
     if aggregates:
-        rows = [[name, estimate_text(aggregates[name])] for name in order]
+        rows = [[name, estimate_text(aggregates[name])] for name in order if name in aggregates]
         text = markdown_table(["", "interquartile mean over tasks and seeds"], rows) + (
             "\n\nFinal returns as (return − random play) / (PPO − random play); 95 % intervals by stratified bootstrap."
         )
     if left_out:
         names = ", ".join(left_out)
-        text += f"\n\nPPO is not better than random play on {names} here, so that scores relative to it mean nothing."
+        text += (
+            f"\n\nPPO has no runs, or is not better than random play, on {names}: scores relative to it mean nothing."
+        )
     return text.strip()
 
 
@@ -117,8 +126,8 @@ def _draw_table_1(early: pd.DataFrame, final: pd.DataFrame, aggregates: Mapping[
         reached = pd.concat([rows[rows.task == task].value for rows in (early, final)])
         axis.set(title=task_name(task), xlabel="return", xlim=limits(reached))
     if aggregates:
-        for y, variant in enumerate(order):
-            _draw_dot(axes[-1], aggregates[variant], y, variant, "full")
+        for variant, estimate in aggregates.items():
+            _draw_dot(axes[-1], estimate, order.index(variant), variant, "full")
         axes[-1].set(title="all tasks", xlabel="normalised IQM (PPO: 1)")
     axes[0].set_yticks(range(len(order)), order)
     axes[0].invert_yaxis()
@@ -150,7 +159,7 @@ def _mean_kl(results: Results) -> tuple[Figure, str]:
         results.table, "kl_mean", "mean KL(acting ‖ old) (nats)", _styles((*PROJECTIONS, *BASELINES)), height=4.2
     )
     rows = [[name, *_moments(table)] for name, table in by_variant(results.table)]
-    header = ["", "mean KL of an update", "its std over updates", "largest of an update"]
+    header = ["", "mean KL of an update", "its std over updates", "largest between two evaluations"]
     return figure, markdown_table(header, rows)
 
 
