@@ -14,11 +14,12 @@ pytest.importorskip("rl_zoo3")
 from sb3_trl.policies import SingleOptimizerPolicy
 from sb3_trl.study import Study, reproduce, scales
 from sb3_trl.study.figures import draw_curves, limits
+from sb3_trl.study.item import aggregate
 from sb3_trl.study.random_policy import random_returns, shipped_returns
 from sb3_trl.study.reproduce import ITEMS
 from sb3_trl.study.scales import SCALES, paper_studies, scaled_study
 from sb3_trl.study.statistics import Estimate
-from sb3_trl.study.tables import estimate_text, markdown_table, number_text
+from sb3_trl.study.tables import estimate_text, interval_text, markdown_table, number_text
 
 STUDIES = sorted(paper_studies())
 
@@ -200,8 +201,26 @@ def test_texts_of_numbers():
     assert estimate_text(Estimate(0.01234, 0.01, 0.01468), bold=True) == "**0.0123** ± 0.0023"
     assert estimate_text(Estimate(-2.5, nan, nan)) == "-2.50"
     assert estimate_text(Estimate(nan, nan, nan)) == number_text(nan) == "–"
+    assert interval_text(Estimate(0.51, 0.4, 0.9)) == "0.510 (0.400 to 0.900)"
+    assert interval_text(Estimate(0.51, nan, nan)) == "0.510"
     assert number_text(0.0) == "0"
     assert markdown_table(["a", "b"], [["1", "2"]]).splitlines()[1] == "| --- | ---: |"
+
+
+def test_aggregate_leaves_out_what_cannot_be_compared():
+    """B lacks a run on T; on S nobody is better than random play."""
+    rows = [("A", "R", 4.0), ("A", "S", 1.0), ("A", "T", 2.0), ("B", "R", 6.0), ("B", "S", 1.0), ("B", "T", 3.0)]
+    final = pd.DataFrame(
+        [(*row, seed) for row in rows for seed in (0, 1)], columns=["variant", "task", "value", "seed"]
+    )
+    random = {"R": 2.0, "S": 1.0, "T": 1.0}
+    estimates, text = aggregate(final, "A", random)
+    assert {name: estimate.value for name, estimate in estimates.items()} == {"A": 1.0, "B": 2.0}
+    assert "on S: left out" in text
+    estimates, text = aggregate(final.drop(index=11), "A", random)
+    assert list(estimates) == ["A"]
+    assert "| B |" not in text
+    assert aggregate(final[final.variant == "B"], "A", random)[0] == {}
 
 
 def test_limits_hold_the_values():

@@ -47,8 +47,8 @@ def draw_curves(
     from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(table.task))
-    columns = min(len(tasks), COLUMNS)
-    rows = -(-len(tasks) // columns)
+    rows = -(-len(tasks) // COLUMNS)
+    columns = -(-len(tasks) // rows)
     width = 7.0 if len(tasks) == 1 else 4.2 * columns
     labels = [*(str(style.get("label", name)) for name, style in styles.items()), *(lines or {})]
     legend_columns = _legend_columns(width, labels)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sb3_trl.study.figures import draw_curves
-from sb3_trl.study.item import Item, Results, by_variant, final_table, final_text
+from sb3_trl.study.item import Item, Results, aggregate, by_variant, final_table, final_text
 from sb3_trl.study.scales import Part
-from sb3_trl.study.statistics import mean_interval
+from sb3_trl.study.statistics import final_evaluations, mean_interval
 from sb3_trl.study.tables import estimate_text, markdown_table, number_text
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def _handles(axis: Any) -> tuple[list[Any], list[str]]:
 
 def _compared(results: Results) -> tuple[Figure, str]:
     styles = {name: {"color": colour} for name, colour in COMPARED.items()}
-    return draw_curves(results.table, "eval_return", "return", styles), final_table(results)
+    _, text = aggregate(final_evaluations(results.table, results.last), "PPO-clip", results.random)
+    return draw_curves(results.table, "eval_return", "return", styles), f"{final_table(results)}\n\n{text}"
 
 
 def _deviation(results: Results) -> tuple[Figure, str]:

@@ -7,16 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from sb3_trl.study.scales import Part
-from sb3_trl.study.statistics import Estimate, final_evaluations, mean_interval
-from sb3_trl.study.tables import estimate_text, markdown_table
+from sb3_trl.study.statistics import (
+    Estimate,
+    final_evaluations,
+    interquartile_mean,
+    mean_interval,
+    normalize,
+    score_matrix,
+)
+from sb3_trl.study.tables import estimate_text, interval_text, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Item", "Results", "by_variant", "estimate_of", "final_table", "final_text", "variants_of"]
+__all__ = ["Item", "Results", "aggregate", "by_variant", "estimate_of", "final_table", "final_text", "variants_of"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +96,34 @@ def final_table(results: Results, names: Mapping[str, str] | None = None) -> str
         for name in names or variants_of(results.table)
     ]
     return markdown_table(["return at the end", *tasks], rows)
+
+
+def aggregate(final: pd.DataFrame, reference: str, random: Mapping[str, float]) -> tuple[dict[str, Estimate], str]:
+    """Return interquartile means over tasks of returns, normalised by a variant's and random play's, and a table.
+
+    Variants that lack runs are left out, as are tasks on which the reference is not better than random play.
+
+    :param final: Columns ``variant``, ``task``, ``seed``, ``value``.
+    :param reference: The variant.
+    :param random: Return of random play, by task.
+    """
+    means = final[final.variant == reference].groupby("task").value.mean().to_dict()
+    scores, left_out = normalize(final, means, random)
+    estimates = {name: interquartile_mean(matrix) for name, matrix in _complete(scores).items()}
+    text = ""
+    if estimates:
+        rows = [[name, interval_text(estimates[name])] for name in variants_of(final) if name in estimates]
+        text = (
+            f"{markdown_table(['', 'interquartile mean over tasks and seeds'], rows)}\n\nFinal returns as (return − "
+            f"random play) / ({reference} − random play); 95 % intervals by stratified bootstrap."
+        )
+    if left_out:
+        text += f"\n\n{reference} has no runs, or is not better than random play, on {', '.join(left_out)}: left out."
+    return estimates, text.strip()
+
+
+def _complete(scores: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the score matrices of the variants that have as many runs on every task as the one that has most."""
+    counts = scores.groupby(["variant", "task"]).size().unstack(fill_value=0)
+    complete = counts.index[(counts == counts.to_numpy().max(initial=0)).all(axis=1)]
+    return {name: score_matrix(scores[scores.variant == name]) for name in complete}

@@ -8,7 +8,7 @@ import numpy as np
 
 from sb3_trl.study.statistics import Estimate
 
-__all__ = ["estimate_text", "markdown_table", "number_text"]
+__all__ = ["estimate_text", "interval_text", "markdown_table", "number_text"]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -32,6 +32,13 @@ def estimate_text(estimate: Estimate, digits: int = 3, bold: bool = False) -> st
     text = f"{estimate.value:.{decimals}f}"
     text = f"**{text}**" if bold else text
     return text if np.isnan(estimate.half_width) else f"{text} ± {estimate.half_width:.{decimals}f}"
+
+
+def interval_text(estimate: Estimate, digits: int = 3) -> str:
+    """Return ``mean (low to high)``, for intervals that are not symmetric; without an interval the mean alone."""
+    decimals = _decimals(estimate.value, digits)
+    text = number_text(estimate.value, digits)
+    return text if np.isnan(estimate.low) else f"{text} ({estimate.low:.{decimals}f} to {estimate.high:.{decimals}f})"
 
 
 def number_text(value: float, digits: int = 3) -> str:

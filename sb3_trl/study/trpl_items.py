@@ -9,16 +9,13 @@ import numpy as np
 import pandas as pd
 
 from sb3_trl.study.figures import draw_curves, limits, task_name
-from sb3_trl.study.item import Item, Results, by_variant, estimate_of, final_table, final_text, variants_of
+from sb3_trl.study.item import Item, Results, aggregate, by_variant, estimate_of, final_table, final_text, variants_of
 from sb3_trl.study.scales import FOLDER, Part
 from sb3_trl.study.statistics import (
     Estimate,
     evaluations_after,
     final_evaluations,
-    interquartile_mean,
     mean_interval,
-    normalize,
-    score_matrix,
 )
 from sb3_trl.study.tables import estimate_text, markdown_table, number_text
 
@@ -38,9 +35,8 @@ WEIGHTS = ("alpha=0.5", "alpha=2", "alpha=8", "alpha=32", "regression")
 def _table_1(results: Results) -> tuple[Figure, str]:
     early, final = _early_and_final(results)
     sections = [_table_1_text(early, final)]
-    scores, left_out = _scores(results, final)
-    aggregates = {name: interquartile_mean(matrix) for name, matrix in _complete(scores).items()}
-    sections.append(_aggregate_text(aggregates, left_out, variants_of(final)))
+    aggregates, text = aggregate(final, "PPO", results.random)
+    sections.append(text)
     sections.append(f"The paper's, for orientation (older tasks, v2; 40 seeds):\n\n{_paper_table()}")
     return _draw_table_1(early, final, aggregates), "\n\n".join(sections)
 
@@ -81,34 +77,6 @@ def _paper_table() -> str:
 
 def _column_name(task: str, is_final: bool) -> str:
     return f"{task}, {'final' if is_final else '20 %'}"
-
-
-def _scores(results: Results, final: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return final returns normalised by those of PPO (1) and of random play (0)."""
-    reference = final[final.variant == "PPO"].groupby("task").value.mean()
-    return normalize(final, reference.to_dict(), results.random)
-
-
-def _complete(scores: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return the score matrices of the variants that have as many runs on every task as the one that has most."""
-    counts = scores.groupby(["variant", "task"]).size().unstack(fill_value=0)
-    complete = counts.index[(counts == counts.to_numpy().max(initial=0)).all(axis=1)]
-    return {name: score_matrix(scores[scores.variant == name]) for name in complete}
-
-
-def _aggregate_text(aggregates: Mapping[str, Estimate], left_out: list[str], order: list[str]) -> str:
-    text = ""
-    if aggregates:
-        rows = [[name, estimate_text(aggregates[name])] for name in order if name in aggregates]
-        text = markdown_table(["", "interquartile mean over tasks and seeds"], rows) + (
-            "\n\nFinal returns as (return − random play) / (PPO − random play); 95 % intervals by stratified bootstrap."
-        )
-    if left_out:
-        names = ", ".join(left_out)
-        text += (
-            f"\n\nPPO has no runs, or is not better than random play, on {names}: scores relative to it mean nothing."
-        )
-    return text.strip()
 
 
 def _draw_table_1(early: pd.DataFrame, final: pd.DataFrame, aggregates: Mapping[str, Estimate]) -> Figure:
