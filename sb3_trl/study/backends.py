@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +43,9 @@ def outcomes(jobs: Sequence[Job], n_jobs: int, backend: str, address: str | None
         iterator = parallel(delayed(train)(job) for job in jobs)
         try:
             yield iterator
+        except BrokenExecutor as error:
+            message = "A process was killed, perhaps for want of memory (--jobs takes fewer at a time)."
+            raise StudyError(f"{message} What has finished is kept; the same command goes on.") from error
         finally:
             iterator.close()
 

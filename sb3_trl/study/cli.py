@@ -16,7 +16,7 @@ def main() -> None:
 
     study = Study.load(arguments.file, arguments.out, arguments.gym_packages)
     if arguments.dry_run:
-        print(describe(study, study.jobs(arguments.seed_batch, arguments.device)))
+        print(describe(study, study.jobs(arguments.seed_batch, arguments.device, arguments.rerun_changed)))
         return
     try:
         failed = study.run(

@@ -43,7 +43,7 @@ class Entry:
     def value(self) -> Any:
         """The node as Python's numbers, strings, lists and dicts."""
         try:
-            return _constructor().construct_object(self.node, deep=True)
+            return SafeConstructor().construct_object(self.node, deep=True)
         except yaml.MarkedYAMLError as error:
             raise self.error(f"{error.problem}") from error
 
@@ -64,12 +64,14 @@ class Entry:
             raise self.error(f"{self.what} must be a mapping such as {example}, not {self._shown()}")
         lines: dict[str, int] = {}
         for node, _ in self.node.value:
-            key = Entry(self.path, node, "key")
+            if node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = Entry(self.path, node, "a key")
             if key.text() in lines:
                 raise key.error(f"{key.text()!r} is given twice, first in line {lines[key.text()]}")
             lines[key.text()] = key.line
-        _constructor().flatten_mapping(self.node)
-        return {str(key.value): Pair(self.path, key, node) for key, node in self.node.value}
+        SafeConstructor().flatten_mapping(self.node)
+        return {key.value: Pair(self.path, key, node) for key, node in self.node.value}
 
     def keys(self, example: str, allowed: Mapping[str, bool]) -> dict[str, Pair]:
         """Return the entries of a mapping that may have ``allowed`` keys, those that are ``True`` there must be."""
@@ -121,7 +123,7 @@ class Pair(Entry):
     """A value in a mapping, and the entry that is its key."""
 
     def __init__(self, path: Path, key: yaml.Node, node: yaml.Node) -> None:
-        self.key = Entry(path, key, "key")
+        self.key = Entry(path, key, "a key")
         super().__init__(path, node, repr(self.key.value))
 
 
@@ -147,7 +149,3 @@ def compose(path: Path) -> Entry:
 def optional(pairs: Mapping[str, Pair], key: str, read: Callable[[Pair], T], default: T) -> T:
     """Return what ``read`` makes of an entry that may be missing."""
     return read(pairs[key]) if key in pairs else default
-
-
-def _constructor() -> Any:
-    return SafeConstructor()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from sb3_trl.study.description import file_name
+from sb3_trl.study.reader import StudyError
 
 if TYPE_CHECKING:
     from sb3_trl.study.run import Outcome, Run
@@ -84,16 +86,35 @@ class Store:
         keys = sorted((old.keys() | new.keys()) - {"hyperparameters"})
         return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
-    def open(self) -> None:
-        """Make the folder ready."""
+    def __enter__(self) -> Store:
+        """Make the folder ready for training.
+
+        :raises StudyError: if another process is at work on it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock()
         self.recover()
         shutil.rmtree(self.status, ignore_errors=True)
         self.status.mkdir()
+        return self
 
-    def close(self) -> None:
-        """Remove what only running trainings need."""
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.status, ignore_errors=True)
+        self._locked.close()
+
+    def _lock(self) -> None:
+        """Keep others out until this process closes the folder, or ends."""
+        self._locked = (self.folder / ".lock").open("w")
+        try:
+            import fcntl
+
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ModuleNotFoundError:  # there is none on Windows
+            return
+        except BlockingIOError as error:
+            raise StudyError(
+                f"Another process is at work on {self.folder}. Wait for it, or give another --out."
+            ) from error
 
     def recover(self) -> None:
         """Bring to its end what was interrupted."""
@@ -126,20 +147,22 @@ class Store:
                 source.rename(target)
         shutil.rmtree(finished)
 
-    def remove(self, run: Run) -> None:
-        """Forget a finished run."""
-        shutil.rmtree(self.path(run))
+    def remove(self, runs: Iterable[Run]) -> None:
+        """Forget finished runs."""
+        for run in runs:
+            shutil.rmtree(self.path(run))
 
     def write_results(self, study: str, runs: Iterable[Run]) -> None:
         """Write the rows of those ``runs`` that have finished, in their order."""
         part = self.results.with_name(".results.csv.part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            for run in runs:
-                if self.is_finished(run):
-                    with (self.path(run) / "rows.csv").open(newline="") as rows:
-                        writer.writerows({"study": study} | row for row in csv.DictReader(rows))
+        header, name = (_csv_line(values) for values in (COLUMNS[1:], [study]))
+        with part.open("w") as file:
+            file.write(_csv_line(COLUMNS))
+            for run in filter(self.is_finished, runs):
+                own, *rows = (self.path(run) / "rows.csv").read_text().splitlines(keepends=True)
+                if own != header:
+                    raise StudyError(f"{self.path(run)} has other columns than this version's: remove that folder.")
+                file.writelines(f"{name.rstrip()},{row}" for row in rows)
         part.replace(self.results)
 
     def steps_running(self) -> int:
@@ -155,6 +178,12 @@ class Store:
     def forget_status(self, run: Run) -> None:
         """Forget how far a run was: it has ended."""
         (self.status / "--".join(run_path(run).parts)).unlink(missing_ok=True)
+
+
+def _csv_line(values: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
 
 
 def run_path(run: Run) -> Path:

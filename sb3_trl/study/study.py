@@ -11,6 +11,7 @@ from sb3_trl.study.backends import outcomes
 from sb3_trl.study.description import file_name
 from sb3_trl.study.plan import Plan, make_jobs, make_plan
 from sb3_trl.study.progress import Display
+from sb3_trl.study.reader import StudyError
 from sb3_trl.study.run import Job, Run
 from sb3_trl.study.store import Store
 
@@ -59,14 +60,16 @@ class Study:
         """The runs that have finished."""
         return [run for run in self.runs if self.store.is_finished(run)]
 
-    def jobs(self, seed_batch: bool | None = None, device: str = "cpu") -> list[Job]:
+    def jobs(self, seed_batch: bool | None = None, device: str = "cpu", rerun_changed: bool = False) -> list[Job]:
         """Return what is left to do, one process each; arguments as in ``run``.
 
         :raises StudyError: for a model that cannot be made, or a finished run whose settings have changed.
         """
-        self._check_finished(self.finished)
+        finished, changed = self.finished, self._changed()
+        if changed and not rerun_changed:
+            raise self._refusal(changed[0])
         job = Job((), True, device, self.packages, str(self.store.status.resolve()), os.getpid())
-        return make_jobs(self.plan.groups, self.finished, seed_batch, job)
+        return make_jobs(self.plan.groups, [run for run in finished if run not in changed], seed_batch, job)
 
     def run(
         self,
@@ -90,18 +93,14 @@ class Study:
         :param rerun_changed: Train finished runs again whose settings have changed, rather than refuse.
         :raises StudyError: for a model that cannot be made, or a finished run whose settings have changed.
         """
-        self.store.recover()
-        if rerun_changed:
-            for run in self.finished:
-                if self.store.differences(run):
-                    self.store.remove(run)
-        left = self.jobs(seed_batch, device)
-        self.store.open()
-        try:
-            return self._train(left, jobs, backend, address)
-        finally:
-            self.store.write_results(self.name, self.runs)
-            self.store.close()
+        with self.store:
+            left = self.jobs(seed_batch, device, rerun_changed)
+            self.store.remove(self._changed())
+            try:
+                return self._train(left, jobs, backend, address)
+            finally:  # Ctrl-C may have come while a result was being kept
+                self.store.recover()
+                self.store.write_results(self.name, self.runs)
 
     def results(self) -> pd.DataFrame:
         """Return the rows of all finished runs."""
@@ -127,15 +126,16 @@ class Study:
                     display.ended(f"{outcome.run}: {end}", outcome.run.n_timesteps)
         return failed
 
-    def _check_finished(self, runs: Sequence[Run]) -> None:
-        for run in runs:
-            differences = self.store.differences(run)
-            if differences:
-                changes = ", ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in differences.items())
-                raise self.plan.method(run).error(
-                    f"{run} was trained with other settings: {changes}. Give this study another name or --out, or "
-                    "train such runs again with --rerun-changed."
-                )
+    def _changed(self) -> list[Run]:
+        return [run for run in self.finished if self.store.differences(run)]
+
+    def _refusal(self, run: Run) -> StudyError:
+        differences = self.store.differences(run).items()
+        changes = ", ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in differences)
+        return self.plan.method(run).error(
+            f"{run} was trained with other settings: {changes}. Give this study another name or --out, or train such "
+            "runs again with --rerun-changed."
+        )
 
 
 def describe(study: Study, jobs: Sequence[Job]) -> str:
