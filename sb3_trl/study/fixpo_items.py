@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sb3_trl.study.figures import draw_curves
-from sb3_trl.study.item import Item, Results, aggregate, by_variant, final_table, final_text
+from sb3_trl.study.item import Item, Results, aggregate, by_variant, final_table, final_text, versions_text
 from sb3_trl.study.scales import Part
 from sb3_trl.study.statistics import final_evaluations, mean_interval
 from sb3_trl.study.tables import estimate_text, markdown_table, number_text
@@ -49,6 +49,7 @@ def _step_by_step(results: Results) -> tuple[Figure, str]:
     from matplotlib.figure import Figure
 
     from sb3_trl.study.fixup import draw_steps, fixpo_settings, fixup_steps, record, shown_updates
+    from sb3_trl.study.rows import installed_versions
 
     bound = fixpo_settings(TASK)["kl_bound"]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -59,7 +60,8 @@ def _step_by_step(results: Results) -> tuple[Figure, str]:
         if not path.is_file():
             if results.read_only:
                 raise ValueError(f"{path}: there is no recording yet: repeat without --read-only.")
-            record(TASK, results.recording_steps, kl_target_coef=target).to_csv(path, index=False)
+            recording = record(TASK, results.recording_steps, kl_target_coef=target)
+            recording.assign(**installed_versions()).to_csv(path, index=False)
         history = pd.read_csv(path)
         shown = shown_updates(history, updates)
         draw_steps(axis, shown, bound, target)
@@ -73,7 +75,7 @@ def _step_by_step(results: Results) -> tuple[Figure, str]:
     header = ["", "fixup steps of an update: mean", "most", "largest KL of a state in the fixup phase"]
     return figure, (
         f"{markdown_table(header, rows)}\n\n{TASK}, one seed, {results.recording_steps} steps each; the updates are "
-        f"from the middle of training. ε_KL = {bound:g}."
+        f"from the middle of training. ε_KL = {bound:g}. {versions_text(history)}."
     )
 
 
@@ -125,7 +127,7 @@ _TARGETS = Part("fixpo_mujoco", tuple(TARGETS), (TASK,))
 
 FIXPO_ITEMS = {
     "fixpo-fig1": Item("FixPO, Fig. 1: fixup steps for several C_β", (_TARGETS,), _fixup_steps),
-    "fixpo-fig2": Item("FixPO, Fig. 2: largest KL and β, gradient step by gradient step", (), _step_by_step),
+    "fixpo-fig2": Item("FixPO, Fig. 2: largest KL and β, gradient step by gradient step", (), _step_by_step, 2),
     "fixpo-fig3": Item("FixPO, Fig. 3: learning curves", (Part("fixpo_mujoco", tuple(COMPARED)),), _compared),
     "fixpo-fig4": Item(
         "FixPO, Fig. 4: standard deviation of the actions, beside PPO's",

@@ -19,12 +19,23 @@ from sb3_trl.study.statistics import (
     normalize,
     score_matrix,
 )
+from sb3_trl.study.store import VERSIONS
 from sb3_trl.study.tables import estimate_text, interval_text, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Item", "Results", "aggregate", "by_variant", "estimate_of", "final_table", "final_text", "variants_of"]
+__all__ = [
+    "Item",
+    "Results",
+    "aggregate",
+    "by_variant",
+    "estimate_of",
+    "final_table",
+    "final_text",
+    "variants_of",
+    "versions_text",
+]
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,13 @@ class Item:
     :param summary: What it shows, in a line.
     :param parts: The runs that it shows.
     :param draw: Returns the figure, and Markdown to stand below it.
+    :param recordings: How many runs it records step by step, besides.
     """
 
     summary: str
     parts: tuple[Part, ...]
     draw: Callable[[Results], tuple[Figure, str]]
+    recordings: int = 0
 
 
 def variants_of(table: pd.DataFrame) -> list[str]:
@@ -127,3 +140,8 @@ def _complete(scores: pd.DataFrame) -> dict[str, np.ndarray]:
     counts = scores.groupby(["variant", "task"]).size().unstack(fill_value=0)
     complete = counts.index[(counts == counts.to_numpy().max(initial=0)).all(axis=1)]
     return {name: score_matrix(scores[scores.variant == name]) for name in complete}
+
+
+def versions_text(table: pd.DataFrame) -> str:
+    """Return the versions that a table's runs were made with, as text."""
+    return ", ".join(f"{name} {' or '.join(map(str, table[name].unique()))}" for name in VERSIONS)

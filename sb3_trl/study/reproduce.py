@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from sb3_trl.study.fixpo_items import FIXPO_ITEMS
-from sb3_trl.study.item import Item, Results
+from sb3_trl.study.item import Item, Results, versions_text
 from sb3_trl.study.random_policy import shipped_returns
 from sb3_trl.study.scales import SCALES, Part, scale_settings, scaled_study, seconds
 from sb3_trl.study.trpl_items import TRPL_ITEMS
@@ -23,7 +23,8 @@ __all__ = ["ITEMS", "find_item", "list_items", "main", "reproduce"]
 #: Every table and figure, by the name that ``sb3-trl reproduce`` knows it by.
 ITEMS = TRPL_ITEMS | FIXPO_ITEMS
 
-VERSIONS = ("sb3_trl", "torch", "mujoco", "gymnasium", "stable_baselines3")
+#: Environment steps per second of a run that is recorded step by step, for estimates of time.
+SPEED_OF_RECORDING = 4500
 
 
 def main() -> None:
@@ -98,11 +99,9 @@ def list_items() -> str:
     """Return what can be reproduced, and roughly how long each scale takes on one core."""
     width = max(map(len, ITEMS)) + 1
     lines = [f"{'':{width}} {'  '.join(f'{scale:>8}' for scale in SCALES)}"]
-    everything = tuple(part for item in ITEMS.values() for part in item.parts)
-    rows = {name: (item.parts, item.summary) for name, item in ITEMS.items()}
-    for name, (parts, summary) in {**rows, "all": (everything, "all of them")}.items():
-        times = "  ".join(f"{_time(seconds(parts, scale)):>8}" for scale in SCALES)
-        lines.append(f"{name:{width}} {times}  {summary}")
+    for name, items in {**{name: [item] for name, item in ITEMS.items()}, "all": list(ITEMS.values())}.items():
+        times = "  ".join(f"{_time(_seconds(items, scale)):>8}" for scale in SCALES)
+        lines.append(f"{name:{width}} {times}  {items[0].summary if len(items) == 1 else 'all of them'}")
     lines += ["", "Times are of one core, and rough. Runs that several figures show are run once. Scales:"]
     lines += [f"  {scale:{width - 2}} {scale_settings(scale)['summary']}" for scale in SCALES]
     return "\n".join(lines)
@@ -170,13 +169,18 @@ def _caption(scale: str, table: pd.DataFrame) -> str:
     settings = scale_settings(scale)
     steps = " or ".join(f"{step:.0f}" for step in sorted(table.groupby("task").step.max().unique()))
     seeds = sorted(table.groupby(["variant", "task"]).seed.nunique().unique())
-    versions = ", ".join(f"{name} {' or '.join(map(str, table[name].unique()))}" for name in VERSIONS)
     return (
         f"Scale **{scale}** ({settings['summary']}): {' or '.join(map(str, seeds))} seeds, {steps} steps. Numbers are "
         f"means over seeds ± half the 95 % interval (Student's t), bands the same; where there are fewer than three "
         f"seeds, thin lines are the runs. Final results, “at the end”, are means of the last {settings['last']} "
-        f"evaluations, with deterministic actions. {versions}."
+        f"evaluations, with deterministic actions. {versions_text(table)}."
     )
+
+
+def _seconds(items: list[Item], scale: str) -> float:
+    """Return roughly the time of all runs of the items on one core, in seconds."""
+    recorded = sum(item.recordings for item in items) * scale_settings(scale)["recording"]["n_timesteps"]
+    return seconds([part for item in items for part in item.parts], scale) + recorded / SPEED_OF_RECORDING
 
 
 def _time(seconds: float) -> str:
