@@ -195,7 +195,7 @@ def test_the_recording_has_every_step():
         _on_rollout_start = _on_training_end = _keep
 
     model = RecordedFixPO(
-        "MlpPolicy", "Pendulum-v1", n_steps=64, batch_size=32, n_epochs=3, kl_bound=1e-3, kl_target_coef=1, seed=0
+        "MlpPolicy", "Pendulum-v1", n_steps=64, batch_size=32, n_epochs=3, kl_bound=1e-4, kl_target_coef=1, seed=0
     )
     model.learn(256, Keep())
     history = pd.DataFrame(model.history, columns=["timesteps", "update", "kind", "kl", "beta"])
