@@ -17,9 +17,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_trl.dashboard import DashboardCallback
+from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.lean_rollout import can_collect, collect_rollout
 from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, rollout_from_buffer, table
-from sb3_trl.steps import CompiledStep, EagerStep, StepLoss, can_compile
+from sb3_trl.steps import CompiledStep, EagerStep, StepLoss
 
 __all__ = ["RunningMeans", "TrustRegionAlgorithm"]
 
@@ -187,7 +188,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     ) -> EagerStep:
         if name in self._compiled_steps:
             return self._compiled_steps[name]
-        if not self._pays_to_compile() or not can_compile(optimizer):
+        if not self._pays_to_compile() or not is_plain_adam(optimizer):
             return EagerStep(forward, loss, optimizer, self.max_grad_norm, **rule)
         if self.verbose >= 1 and not self._compiled_steps:
             print("Compiling the training step, which takes some seconds once (compile=False trains without).")

@@ -75,10 +75,17 @@ class Table:
         """n."""
         return len(self.rows[0])
 
+    def random_order(self) -> th.Tensor:
+        """Return the numbers of the rows in a random order, drawn on the CPU; shape ``(n,)``."""
+        return th.randperm(self.n_rows).to(self.rows[0].device)
+
+    def at(self, index: th.Tensor) -> Table:
+        """Return the table of some of the rows."""
+        return Table([tensor[index] for tensor in self.rows], self.shared, self.build)
+
     def shuffled(self) -> Table:
-        """Return the table with its rows in a random order, drawn on the CPU."""
-        order = th.randperm(self.n_rows).to(self.rows[0].device)
-        return Table([tensor[order] for tensor in self.rows], self.shared, self.build)
+        """Return the table with its rows in a random order."""
+        return self.at(self.random_order())
 
     def split(self, size: int) -> Iterator[tuple[th.Tensor, ...]]:
         """Yield consecutive parts of ``size`` rows, the last of which may be smaller."""

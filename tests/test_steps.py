@@ -7,10 +7,11 @@ import pytest
 import torch as th
 
 from sb3_trl import TRPL, FixPO
+from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.policies import ForwardPass
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollout import Rollout, table
-from sb3_trl.steps import CompiledStep, EagerStep, can_compile
+from sb3_trl.steps import CompiledStep, EagerStep
 from sb3_trl.trust_region import TrustRegion
 
 
@@ -49,15 +50,19 @@ def test_compiled_equals_eager(kwargs):
     while n_steps < 100:
         for policy in policies.values():
             policy.optimizer.param_groups[0]["lr"] = 1e-3 / (1 + n_steps)
-        for rows in data.shuffled().split(16):
-            scalars = {compiled: step(data, rows) for compiled, step in steps.items()}
-            for key, value in scalars[False].items():
-                assert scalars[True][key].item() == pytest.approx(value.item(), rel=1e-3, abs=1e-5)
-            n_steps += 1
+        epochs = {}
+        for compiled, step in steps.items():
+            th.manual_seed(n_steps)
+            epochs[compiled] = step.epoch(data, 16)
+        for own, expected in zip(epochs[True], epochs[False], strict=True):
+            assert {key: value.item() for key, value in own.items()} == pytest.approx(
+                {key: value.item() for key, value in expected.items()}, rel=1e-3, abs=1e-5
+            )
+        n_steps += len(epochs[True])
         for step in steps.values():
             step.finish()
     assert th._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    assert scalars[True]["trust_region_loss"] > 0, "the trust region was never active: nothing was tested"
+    assert epochs[True][-1]["trust_region_loss"] > 0, "the trust region was never active: nothing was tested"
     for p, q in zip(policies[True].parameters(), policies[False].parameters(), strict=True):
         assert th.allclose(p, q, rtol=1e-4, atol=1e-6)
     states = [policies[compiled].optimizer.state_dict()["state"] for compiled in (True, False)]
@@ -76,31 +81,31 @@ def test_a_failed_compilation_warns_once_and_trains_on(monkeypatch):
 
     monkeypatch.setattr(th, "compile", lambda *arguments, **options: broken)
     data = table(random_data(model, 32))
-    first, second = data.split(16)
+    first, second = th.arange(32).split(16)
     with pytest.warns(UserWarning, match="no compiler on this machine.*without compilation"):
-        step(data, first)
+        step.take(data, first)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        step(data, second)
+        step.take(data, second)
     eager = steps_of(model, False, reference)
-    for rows in (first, second):
-        eager(data, rows)
+    for index in (first, second):
+        eager(data, data.at(index).rows)
     for p, q in zip(model.policy.parameters(), reference.parameters(), strict=True):
         assert th.equal(p, q)
 
 
 def test_an_interrupted_update_leaves_adam_with_its_steps(monkeypatch):
     """Ctrl-C in the middle of an update: the model that is saved then must go on where it was."""
-    model, take = make_model(compile=True, n_critic_epochs=3), CompiledStep.__call__
+    model, take = make_model(compile=True, n_critic_epochs=3), CompiledStep.take
     steps = []
 
-    def interrupted_after_the_seventh(step, data, rows):
+    def interrupted_after_the_seventh(step, data, index):
         if len(steps) == 7:
             raise KeyboardInterrupt
-        steps.append(take(step, data, rows))
+        steps.append(take(step, data, index))
         return steps[-1]
 
-    monkeypatch.setattr(CompiledStep, "__call__", interrupted_after_the_seventh)
+    monkeypatch.setattr(CompiledStep, "take", interrupted_after_the_seventh)
     with pytest.raises(KeyboardInterrupt):
         model.learn(64)
     states = model.policy.critic_optimizer.state_dict()["state"].values()
@@ -113,8 +118,8 @@ def test_many_models_compile_in_one_process():
         model = make_model()
         step = steps_of(model, True, model.policy)
         data = table(random_data(model, 16))
-        step(data, data.rows)
-        assert step._is_compiled
+        step.take(data, th.arange(16))
+        assert step.is_compiled
 
 
 def test_auto_compiles_where_enough_steps_are_ahead():
@@ -131,13 +136,13 @@ def test_auto_compiles_where_enough_steps_are_ahead():
 
 def test_only_plain_adam_is_compiled():
     parameters = [th.nn.Parameter(th.zeros(2))]
-    assert can_compile(th.optim.Adam(parameters))
-    assert not can_compile(th.optim.Adam(parameters, amsgrad=True))
-    assert not can_compile(th.optim.Adam(parameters, weight_decay=0.1))
-    assert not can_compile(th.optim.AdamW(parameters))
-    assert not can_compile(th.optim.SGD(parameters, lr=1.0))
+    assert is_plain_adam(th.optim.Adam(parameters))
+    assert not is_plain_adam(th.optim.Adam(parameters, amsgrad=True))
+    assert not is_plain_adam(th.optim.Adam(parameters, weight_decay=0.1))
+    assert not is_plain_adam(th.optim.AdamW(parameters))
+    assert not is_plain_adam(th.optim.SGD(parameters, lr=1.0))
     two_groups = [{"params": parameters}, {"params": [th.nn.Parameter(th.zeros(1))]}]
-    assert not can_compile(th.optim.Adam(two_groups))
+    assert not is_plain_adam(th.optim.Adam(two_groups))
 
 
 def test_unknown_compile_setting():
@@ -177,7 +182,7 @@ def test_what_has_no_gradient_stays():
     """Regression leaves a standard deviation that was set to its projected value alone, whatever Adam remembers."""
     options = {"n_epochs": 2, "n_critic_epochs": 1, "n_regression_epochs": 1, "learning_rate": 1e-3}
     compiled, eager = (make_model(compile=c, **options).learn(128) for c in (True, False))
-    assert compiled._compiled_steps["regression"]._is_compiled
+    assert compiled._compiled_steps["regression"].is_compiled
     assert th.allclose(compiled.policy.scale_net.raw, eager.policy.scale_net.raw, rtol=1e-4, atol=1e-6)
     steps = [model.policy.optimizer.state[model.policy.scale_net.raw]["step"].item() for model in (compiled, eager)]
     assert steps[0] == steps[1] == 16

@@ -181,6 +181,11 @@ def test_seeds_side_by_side_have_the_rows_of_seeds_alone(undisturbed, tmp_path):
         for name, tensor in theirs.policy.state_dict().items():
             assert th.allclose(ours.policy.state_dict()[name], tensor, rtol=1e-3, atol=1e-4), name
 
+    rows = table(study.store.folder)
+    study.store.remove(study.runs[:2])  # as if it had been killed before this batch ended
+    assert study.run(jobs=1, seed_batch=True) == []
+    assert table(study.store.folder) == rows, "digit by digit: it starts over with the same seeds"
+
 
 # --- interruptions ---
 
@@ -384,6 +389,33 @@ def test_the_command_says_what_failed(run, tmp_path, failing):
     assert "2 of 4 runs have finished: studies/fails/results.csv" in out
     assert re.search(r"2 runs failed:\n  A on FailingStudy-v0, seed 1: studies/fails/runs/A/.*/seed1.error.txt", err)
     assert (tmp_path / "studies/fails/runs/A/FailingStudy-v0/seed1.error.txt").is_file()
+
+
+CRASHING = """\
+import os
+
+import gymnasium as gym
+from gymnasium.envs.classic_control import PendulumEnv
+
+
+class CrashingEnv(PendulumEnv):
+    def step(self, action):
+        os._exit(9)
+
+
+gym.register("CrashingStudy-v0", CrashingEnv, max_episode_steps=200)
+"""
+
+
+def test_a_process_that_dies_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "crashing_env.py").write_text(CRASHING)
+    (tmp_path / "small.yml").write_text(ONE.replace("Pendulum-v1", "CrashingStudy-v0"))
+    monkeypatch.syspath_prepend(tmp_path)
+    study = Study.load(tmp_path / "small.yml", tmp_path / "out", packages=["crashing_env"])
+    with pytest.raises(StudyError, match=r"(?s)A process was lost.*the same command goes on"):
+        study.run(jobs=2)
+    assert table(study.store.folder) == []
+    gym.registry.pop("CrashingStudy-v0")
 
 
 # --- clusters ---

@@ -43,9 +43,11 @@ def outcomes(jobs: Sequence[Job], n_jobs: int, backend: str, address: str | None
         iterator = parallel(delayed(train)(job) for job in jobs)
         try:
             yield iterator
-        except BrokenExecutor as error:
-            message = "A process was killed, perhaps for want of memory (--jobs takes fewer at a time)."
-            raise StudyError(f"{message} What has finished is kept; the same command goes on.") from error
+        except Exception as error:
+            if not _is_of_backend(error):
+                raise
+            message = "A process was lost, perhaps for want of memory (--jobs takes fewer at a time)"
+            raise StudyError(f"{message}: {error}. What has finished is kept; the same command goes on.") from error
         finally:
             iterator.close()
 
@@ -100,6 +102,11 @@ def _dask(n_jobs: int, address: str | None) -> Iterator[dict[str, Any]]:
                 "them with dask worker --nthreads 1 --nworkers N."
             )
         yield {"backend": "dask"}
+
+
+def _is_of_backend(error: Exception) -> bool:
+    """Return whether an error is about a lost process; what goes wrong in a training comes back as its outcome."""
+    return isinstance(error, BrokenExecutor) or type(error).__module__.partition(".")[0] in ("ray", "distributed")
 
 
 def _not_installed(extra: str, error: Exception) -> StudyError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,11 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from sb3_trl.action_parameters import without_validation
+from sb3_trl.compilation import Compiled
+from sb3_trl.flat_adam import Layout, State, step_sizes
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.rollout import Table, table
-from sb3_trl.steps import (
-    EagerStep,
-    Layout,
-    State,
-    StepLoss,
-    adam_settings,
-    compiled,
-    in_place,
-    pure_step,
-    trained_parameters,
-)
+from sb3_trl.steps import EagerStep, StepLoss, pure_step, trained_parameters
 
 __all__ = ["JointStep", "Request", "train_in_lockstep"]
 
@@ -67,56 +59,60 @@ class JointStep:
         minibatch = first.data.part(next(first.data.split(batch_size)))
         self.layout = Layout(trained_parameters(eager, minibatch))
         step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, eager.after)
-        function = in_place(vmap(step))
-        self._function = compiled(function) if compile else function
+        mapped = vmap(step)
+        self._compiled = Compiled(mapped) if compile else None
+        self._function = self._compiled or mapped
 
     def run(self, requests: Sequence[Request]) -> None:
         """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
-        state = self._read(requests)
-        settings = th.stack([adam_settings(request.optimizer) for request in requests])
-        shared = [th.stack(column) for column in zip(*(r.data.shared for r in requests), strict=True)]
+        state, sizes = self._read(requests)
+        fixed = (_stacked([r.data.rows for r in requests]), _stacked([r.data.shared for r in requests]))
+        tensors: Sequence[Tensor] = state.tensors
+        n_taken = 0
+        scalars: list[dict[str, Tensor]] = []
         try:
             for _ in range(requests[0].n_epochs):
-                self._epoch(requests, state, settings, shared)
+                order = th.stack([_random_order(request) for request in requests])
+                for index in order.split(self.batch_size, dim=1):
+                    tensors, own = self._function((*tensors, next(sizes), index), fixed)
+                    scalars.append(own)
+                    n_taken += 1
         finally:  # Ctrl-C may come at any time
-            self._write(requests, state)
-
-    def _epoch(self, requests: Sequence[Request], state: State, settings: Tensor, shared: list[Tensor]) -> None:
-        shuffled = [_shuffled(request) for request in requests]
-        columns = [th.stack(column).split(self.batch_size, dim=1) for column in zip(*shuffled, strict=True)]
-        scalars: list[dict[str, Tensor]] = []
-        for rows in zip(*columns, strict=True):
-            # In the middle of an epoch nothing can have changed that compiled code relies on.
-            is_checked = len(scalars) > 0 and rows[0].shape[1] == self.batch_size
-            with th.compiler.set_stance(skip_guard_eval_unsafe=True) if is_checked else nullcontext():
-                scalars.append(self._function(state, settings, rows, shared))
+            self._write(requests, State.of(tensors, len(self.layout.groups)), n_taken)
+            if self._compiled is not None:
+                self._compiled.forget()
         for key in scalars[0]:
             values = th.stack([step[key] for step in scalars], -1)
-            for request, own in zip(requests, values, strict=True):
-                request.stats.extend(key, own)
+            for request, own_values in zip(requests, values, strict=True):
+                request.stats.extend(key, own_values)
 
-    def _read(self, requests: Sequence[Request]) -> State:
-        states = [self.layout.read_state(request.optimizer, self._named(request)) for request in requests]
+    def _read(self, requests: Sequence[Request]) -> tuple[State, Iterator[Tensor]]:
+        """Return the stacked state of all seeds, and the stacked step sizes of one step after the other."""
+        reads = [self.layout.read_state(request.optimizer, self._named(request)) for request in requests]
         extra = [request.rule.get("extra", ()) for request in requests]
-        parameters, means, squares = (_stacked(flats) for flats in zip(*(state[:3] for state in states), strict=True))
-        return State(parameters, means, squares, th.stack([state.n_steps for state in states]), _stacked(extra))
+        parameters, means, squares = (_stacked(flats) for flats in zip(*(state[:3] for state, _ in reads), strict=True))
+        sizes = [
+            step_sizes(request.optimizer, n_steps, self.layout.dtype)
+            for request, (_, n_steps) in zip(requests, reads, strict=True)
+        ]
+        return State(parameters, means, squares, _stacked(extra)), map(th.stack, zip(*sizes, strict=True))
 
     def _named(self, request: Request) -> dict[str, nn.Parameter]:
         everything = dict(request.forward.named_parameters())
         return {name: everything[name] for name in self.layout.named}
 
-    def _write(self, requests: Sequence[Request], state: State) -> None:
+    def _write(self, requests: Sequence[Request], state: State, n_taken: int) -> None:
         for k, request in enumerate(requests):
             parameters, means, squares = (tuple(vector[k] for vector in flat) for flat in state[:3])
-            own = State(parameters, means, squares, state.n_steps[k])
-            self.layout.write_state(request.optimizer, own, self._named(request))
+            own = State(parameters, means, squares)
+            self.layout.write_state(request.optimizer, own, n_taken, self._named(request))
             for tensor, stacked in zip(request.rule.get("extra", ()), state.extra, strict=True):
                 tensor.copy_(stacked[k])
 
 
-def _shuffled(request: Request) -> Sequence[Tensor]:
+def _random_order(request: Request) -> Tensor:
     with request.stream:
-        return request.data.shuffled().rows
+        return request.data.random_order()
 
 
 def _stacked(flats: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from yaml.constructor import SafeConstructor
 
-__all__ = ["Entry", "StudyError", "compose"]
+__all__ = ["Entry", "Pair", "StudyError", "compose", "optional"]
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor, nn
 
+from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.lean_rollout import LeanActor, can_collect, take_turns
 from sb3_trl.on_policy import TrustRegionAlgorithm
-from sb3_trl.steps import can_compile
 from sb3_trl.study.lockstep import JointStep, Request, train_in_lockstep
 
 __all__ = ["SeedBatch", "can_batch"]
@@ -159,7 +159,7 @@ class SeedBatch:
 
 def can_batch(model: BaseAlgorithm) -> bool:
     """Return whether models like this one can train in a ``SeedBatch``."""
-    return isinstance(model, TrustRegionAlgorithm) and model._can_compile() and can_compile(model.policy.optimizer)
+    return isinstance(model, TrustRegionAlgorithm) and model._can_compile() and is_plain_adam(model.policy.optimizer)
 
 
 class RandomStream:
