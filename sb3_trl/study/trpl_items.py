@@ -85,12 +85,12 @@ def _draw_table_1(early: pd.DataFrame, final: pd.DataFrame, aggregates: Mapping[
 
     tasks, order = list(dict.fromkeys(final.task)), variants_of(final)
     n = len(tasks) + bool(aggregates)
-    figure = Figure(figsize=(2.6 * n + 1.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(2.6 * n + 1.2, 4.2), layout="constrained")
     axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
     for axis, task in zip(axes, tasks, strict=False):
-        for rows, fill in ((early, "none"), (final, "full")):
+        for rows, fill, shift in ((early, "none", -0.16), (final, "full", 0.16)):
             for y, variant in enumerate(order):
-                _draw_dot(axis, estimate_of(rows, variant, task), y, variant, fill)
+                _draw_dot(axis, estimate_of(rows, variant, task), y + shift, variant, fill)
         reached = pd.concat([rows[rows.task == task].value for rows in (early, final)])
         axis.set(title=task_name(task), xlabel="return", xlim=limits(reached))
     if aggregates:
@@ -107,7 +107,7 @@ def _draw_table_1(early: pd.DataFrame, final: pd.DataFrame, aggregates: Mapping[
     return figure
 
 
-def _draw_dot(axis: Any, estimate: Estimate, y: int, variant: str, fill: str) -> None:
+def _draw_dot(axis: Any, estimate: Estimate, y: float, variant: str, fill: str) -> None:
     style = {"color": _style(variant)["color"], "fillstyle": fill, "linewidth": 1.3}
     axis.plot([estimate.low, estimate.high], [y, y], color=style["color"], linewidth=1.3, alpha=0.6)
     axis.plot([estimate.value], [y], "o", **style)
