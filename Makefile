@@ -1,6 +1,7 @@
 # make train   set up .venv and train TRPL on HalfCheetah for a few minutes
 # make test    set up .venv and run every test
 # make smoke   install the wheel somewhere else and use it, as a new user does
+# make reproduce   every table and figure of the papers at the scale smoke, and a look at what comes out
 #
 # PYTHON=python3.12 chooses the interpreter (3.10 or newer), VENV another folder than .venv.
 
@@ -21,12 +22,13 @@ BENCHMARKS := $(addprefix benchmarks/,projections.py training.py scaling.py)
 # More threads than one cost time with networks of this size, and a lot of it when cores are shared.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup train test smoke check format docs bench clean
+.PHONY: help setup train test smoke reproduce check format docs bench clean
 
 help:
 	@echo "make train   train TRPL on $(ENV) ($(TIMESTEPS) steps; TIMESTEPS=… ENV=…)"
 	@echo "make test    run every test ($(WORKERS) at a time; WORKERS=…)"
 	@echo "make smoke   install the wheel in a fresh environment; train, tune, film and plot with it"
+	@echo "make reproduce   every table and figure of the papers, small, and a check of them"
 	@echo "make check   ruff and mypy"
 	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure speed"
@@ -52,6 +54,12 @@ train: $(INSTALLED)
 
 smoke:
 	PYTHON=$(PYTHON) tests/wheel/smoke.sh
+
+# From nothing: runs that are there would not be run again.
+reproduce: $(INSTALLED)
+	rm -rf reproduction/smoke
+	$(BIN)/sb3-trl reproduce all --scale smoke
+	$(BIN)/python tests/reproduction/check.py reproduction/smoke
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -30,6 +30,7 @@ __all__ = [
     "ForwardPass",
     "MlpPolicy",
     "MultiInputPolicy",
+    "SingleOptimizerPolicy",
     "TRPLPolicy",
     "actor_latent",
     "latents",
@@ -232,6 +233,17 @@ class TRPLMultiInputPolicy(TRPLPolicy):
             features_extractor_class=features_extractor_class,
             **kwargs,
         )
+
+
+class SingleOptimizerPolicy(TRPLPolicy):
+    """``TRPLPolicy`` with one optimiser for actor and critic, for algorithms that know of only one.
+
+    With it SB3's PPO has covariances that depend on the state:
+    ``PPO(SingleOptimizerPolicy, env, policy_kwargs={"contextual_std": True})``.
+    """
+
+    def _build_optimizers(self, learning_rate: float) -> None:
+        self.optimizer, self.critic_optimizer = self.make_optimizer(list(self.parameters()), learning_rate), None
 
 
 class ForwardPass(nn.Module):

@@ -23,6 +23,7 @@ from torch import nn
 from sb3_trl import TRPL
 from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.projections import Gaussian
+from sb3_trl.study.interpolation import PROJECTIONS, gaussian, interpolate
 
 FOLDER = Path(__file__).parent.parent / "examples"
 
@@ -226,11 +227,10 @@ def test_figure_1(run, tmp_path):
 
 
 def test_the_entropies_of_figure_1():
-    module = load("figure_1")
-    old, new = module.gaussian(0.0), module.gaussian(1.0)
+    old, new = gaussian(0.0), gaussian(1.0)
     assert float(old.entropy()) == pytest.approx(float(new.entropy()))
-    for name, (projection, _) in module.PROJECTIONS.items():
-        weight, path = module.interpolate(projection, new, old)
+    for name, (projection, _) in PROJECTIONS.items():
+        weight, path = interpolate(projection, new, old)
         assert (np.diff(weight) > 0).all()
         assert weight[-1] == pytest.approx(1)
         change = path.entropy()[10:-10] - old.entropy()

@@ -16,7 +16,7 @@ from sb3_trl.study.run import Run
 from sb3_trl.study.store import COLUMNS, VERSIONS
 from sb3_trl.version import __version__
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "installed_versions"]
 
 #: Columns that are means over updates, and the keys that updates log.
 MEANS = {
@@ -55,7 +55,7 @@ class Rows(BaseCallback):
             "task": run.task,
             "seed": run.seed,
         }
-        self._versions = {"sb3_trl": __version__} | {name: _version(name) for name in VERSIONS[1:]}
+        self._versions = installed_versions()
 
     def csv(self) -> str:
         """Return the rows as CSV, without the study's name."""
@@ -105,6 +105,11 @@ class Rows(BaseCallback):
 
 def _shown(value: Any) -> Any:
     return f"{value:.8g}" if isinstance(value, float) else value
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages on which numbers depend."""
+    return {"sb3_trl": __version__} | {name: _version(name) for name in VERSIONS[1:]}
 
 
 def _version(package: str) -> str:

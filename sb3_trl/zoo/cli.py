@@ -37,6 +37,7 @@ COMMANDS = {
     "push-to-hub": Command("upload a trained agent", push_to_hub),
     "load-from-hub": Command("download a trained agent", load_from_hub),
     "study": Command("train the algorithms × tasks × seeds of a study file", lambda: _study()),
+    "reproduce": Command("run and draw a table or figure of the papers (--list)", lambda: _reproduce()),
 }
 
 #: Commands whose errors are put into words: those that people give hyperparameters and folders of agents.
@@ -49,11 +50,13 @@ EXPLAINED = (
     "load-from-hub",
     "plot-from-file",
     "study",
+    "reproduce",
 )
 
 HELP = f"""usage: sb3-trl <command> [flags]
 
-The RL Zoo with the algorithms of sb3_trl; flags are those of python -m rl_zoo3.<command>, and study has its own.
+The RL Zoo with the algorithms of sb3_trl; flags are those of python -m rl_zoo3.<command>, and study and reproduce have
+their own.
 
 commands:
 {chr(10).join(f"  {name:16} {command.summary}" for name, command in COMMANDS.items())}
@@ -65,7 +68,8 @@ examples:
   sb3-trl train --algo trpl --env HalfCheetah-v5 --tensorboard-log runs --progress
   sb3-trl train --algo trpl --env Hopper-v5 --conf-file trpl_paper.yml -params projection:"'w2'"
   sb3-trl enjoy --algo trpl --env HalfCheetah-v5 -f logs
-  sb3-trl study my_study.yml --jobs 4"""
+  sb3-trl study my_study.yml --jobs 4
+  sb3-trl reproduce trpl-table1 --scale small"""
 
 
 def main() -> None:
@@ -151,6 +155,12 @@ def _enjoy() -> None:
     from rl_zoo3.enjoy import enjoy
 
     enjoy()
+
+
+def _reproduce() -> None:
+    from sb3_trl.study.reproduce import main
+
+    main()
 
 
 # --- errors ---
