@@ -60,6 +60,10 @@ class DashboardCallback(BaseCallback):
         super().__init__()
         self.prefixes = tuple(prefixes)
 
+    def on_step(self) -> bool:
+        """Do nothing, not even count."""
+        return True
+
     def _on_step(self) -> bool:
         return True
 

@@ -47,12 +47,6 @@ class Layout:
         self.groups = [[name for name, p in named.items() if p.dtype == dtype] for dtype in dtypes]
         self.named = {name: named[name] for group in self.groups for name in group}
         self.shapes = {name: p.shape for name, p in self.named.items()}
-        number = {name: i for i, name in enumerate(self.named)}
-        #: For each entry of each vector, the number of its parameter.
-        self.owners = [
-            th.cat([th.full((named[name].numel(),), number[name], device=named[name].device) for name in group])
-            for group in self.groups
-        ]
 
     def flatten(self, tensors: dict[str, Tensor]) -> Flat:
         """Return the vectors that hold all tensors."""
@@ -126,15 +120,15 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
 
 
 def step_sizes(optimizer: th.optim.Adam, n_steps: Tensor, dtype: th.dtype) -> Iterator[Tensor]:
-    """Yield the numbers of Adam's next step, and of the one after it, without end.
+    """Yield the numbers of Adam's next steps, in blocks of a row for each step, without end.
 
-    Each is a vector on the parameters' device: 1 − β₁, β₂, 1 − β₂ and ε; then α/(1 − β₁ⁿ) of every parameter; then
-    √(1 − β₂ⁿ) of every parameter. They are computed for many steps at once, in float64: powers in the middle of a
-    compiled step would be taken for every entry of every parameter.
+    A row holds 1 − β₁, β₂, 1 − β₂ and ε; then α/(1 − β₁ⁿ) of every parameter; then
+    √(1 − β₂ⁿ) of every parameter. They are computed in float64, and in advance: powers in the middle of a compiled step
+    would be taken for every entry of every parameter.
 
     :param optimizer: Has learning rate, β₁, β₂ and ε.
     :param n_steps: The steps behind each parameter, ``(n_parameters,)``, float64.
-    :param dtype: Of the vectors.
+    :param dtype: Of the blocks.
     """
     (group,) = optimizer.param_groups
     rate, (beta1, beta2) = float(group["lr"]), group["betas"]
@@ -143,34 +137,32 @@ def step_sizes(optimizer: th.optim.Adam, n_steps: Tensor, dtype: th.dtype) -> It
     while True:
         n = n_steps + th.arange(1, _BLOCK + 1, dtype=th.float64).unsqueeze(1)
         rows = th.cat([constants, rate / (1 - beta1**n), (1 - beta2**n).sqrt()], 1)
-        yield from rows.to(device, dtype).unbind()
+        yield rows.to(device, dtype)
         n_steps = n[-1]
 
 
-def clipped(gradients: Flat, max_norm: float) -> Flat:
+def clipped(gradients: dict[str, Tensor], max_norm: float) -> dict[str, Tensor]:
     """Scale gradients down to a joint norm of at most ``max_norm``, as ``clip_grad_norm_`` does."""
-    norm = th.stack([g.square().sum().double() for g in gradients]).sum().sqrt()
+    norm = th.stack([g.square().sum().double() for g in gradients.values()]).sum().sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    return tuple(g * factor.to(g.dtype) for g in gradients)
+    return {name: g * factor.to(g.dtype) for name, g in gradients.items()}
 
 
-def adam(state: State, gradients: Flat, sizes: Tensor, owners: Sequence[Tensor]) -> State:
+def adam(state: State, gradients: dict[str, Tensor], sizes: Tensor, layout: Layout) -> State:
     """Take Kingma & Ba's step in the arithmetic of ``torch.optim.Adam``.
 
     :param state: Parameters and moments.
-    :param gradients: As the parameters.
-    :param sizes: What ``step_sizes`` yields.
-    :param owners: For each entry of each vector, the number of its parameter.
+    :param gradients: By the parameters' names.
+    :param sizes: A row of what ``step_sizes`` yields.
+    :param layout: Where the parameters lie.
     """
     (keep1, beta2, keep2, eps), of_parameters = sizes[:4].unbind(), sizes[4:]
-    rates, corrections = of_parameters.chunk(2)
-    parameters, means, squares = [], [], []
-    for parameter, mean, square, g, owner in zip(*state[:3], gradients, owners, strict=True):
+    rates, corrections = (dict(zip(layout.named, x.unbind(), strict=True)) for x in of_parameters.chunk(2))
+    parameters, means, squares = (layout.unflatten(flat) for flat in state[:3])
+    for name, g in gradients.items():
         dtype = g.dtype
-        rate, correction = rates.to(dtype)[owner], corrections.to(dtype)[owner]
-        mean = mean + keep1.to(dtype) * (g - mean)
-        square = beta2.to(dtype) * square + keep2.to(dtype) * g * g
-        parameters.append(parameter - rate * mean / (square.sqrt() / correction + eps.to(dtype)))
-        means.append(mean)
-        squares.append(square)
-    return State(tuple(parameters), tuple(means), tuple(squares), state.extra)
+        means[name] = means[name] + keep1.to(dtype) * (g - means[name])
+        squares[name] = beta2.to(dtype) * squares[name] + keep2.to(dtype) * g * g
+        scale = squares[name].sqrt() / corrections[name].to(dtype) + eps.to(dtype)
+        parameters[name] = parameters[name] - rates[name].to(dtype) * means[name] / scale
+    return State(layout.flatten(parameters), layout.flatten(means), layout.flatten(squares), state.extra)

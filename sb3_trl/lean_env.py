@@ -40,6 +40,7 @@ def lean_stepping(env: VecEnv) -> Iterator[None]:
 def _step_wait(self: DummyVecEnv) -> VecEnvStepReturn:
     """Do what ``DummyVecEnv.step_wait`` does."""
     infos = self.buf_infos
+    array = self.buf_obs[None] if self.keys == [None] else None  # type: ignore[index]
     for index, env in enumerate(self.envs):
         obs, self.buf_rews[index], terminated, truncated, infos[index] = env.step(self.actions[index])
         done = self.buf_dones[index] = terminated or truncated
@@ -47,9 +48,11 @@ def _step_wait(self: DummyVecEnv) -> VecEnvStepReturn:
         if done:
             infos[index]["terminal_observation"] = obs
             obs, self.reset_infos[index] = env.reset()
-        self._save_obs(index, obs)
-    is_array = self.keys == [None]
-    observations = self.buf_obs[None].copy() if is_array else self._obs_from_buf()  # type: ignore[index]
+        if array is None:
+            self._save_obs(index, obs)
+        else:
+            array[index] = obs
+    observations = self._obs_from_buf() if array is None else array.copy()
     return observations, self.buf_rews.copy(), self.buf_dones.copy(), [_copied(info) for info in infos]
 
 

@@ -102,13 +102,14 @@ def take_turns(
     callback.on_rollout_start()
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
+    callback.update_locals(shared)
     with lean_stepping(env):
         for step in range(n_steps):
             actions = yield algorithm._last_obs
             clipped_actions = clip(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             algorithm.num_timesteps += env.num_envs
-            shared |= {
+            changed = {
                 "n_steps": step,
                 "actions": actions,
                 "clipped_actions": clipped_actions,
@@ -117,18 +118,18 @@ def take_turns(
                 "dones": dones,
                 "infos": infos,
             }
-            callback.update_locals(shared)
+            callback.update_locals(changed)
             if not callback.on_step():
                 return False
             algorithm._update_info_buffer(infos, dones)
-            for index in dones.nonzero()[0]:
+            for index in dones.nonzero()[0] if any(dones.tolist()) else ():
                 rewards[index] += algorithm.gamma * _value_after_time_limit(policy, infos[index])
             _store(buffer, step, algorithm._last_obs, actions, rewards, algorithm._last_episode_starts)
             algorithm._last_obs = new_obs  # type: ignore[assignment]
             algorithm._last_episode_starts = dones
 
     _complete(buffer, policy, new_obs, dones)
-    callback.update_locals(shared | {"n_steps": n_steps})
+    callback.update_locals({"n_steps": n_steps})
     callback.on_rollout_end()
     return True
 

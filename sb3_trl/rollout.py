@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -166,7 +167,7 @@ class FiniteCheckCallback(BaseCallback):
             self._check("observation", locals_["new_obs"], self._when)
         if not _is_finite(locals_["rewards"]):
             self._check("reward", locals_["rewards"], self._when)
-        if locals_["dones"].any():
+        if any(locals_["dones"].tolist()):
             self._check_bootstrap(self._when)
         return True
 
@@ -205,7 +206,10 @@ class FiniteCheckCallback(BaseCallback):
 def _is_finite(values: Any) -> bool:
     if isinstance(values, dict):
         return all(map(_is_finite, values.values()))
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+    # The sum is quicker than a look at each, and not finite if one of them is not.
+    return (
+        values.dtype.kind != "f" or math.isfinite(np.add.reduce(values, axis=None)) or bool(np.isfinite(values).all())
+    )
 
 
 def _broken(values: Any) -> tuple[int, np.ndarray] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch as th
@@ -173,7 +174,7 @@ class CompiledStep(EagerStep):
         """Take over parameters and moments."""
         state, n_steps = layout.read_state(self.optimizer)
         self._state, self._n_taken = state._replace(extra=self.extra).tensors, 0
-        self._sizes = step_sizes(self.optimizer, n_steps, layout.dtype)
+        self._sizes = chain.from_iterable(step_sizes(self.optimizer, n_steps, layout.dtype))
 
     def finish(self) -> None:
         """Hand parameters, moments and the numbers of steps back to the module and its optimiser."""
@@ -226,10 +227,9 @@ def pure_step(
         minibatch = build([tensor[index] for tensor in rows], shared)
         parameters = layout.unflatten(state.parameters)
         gradients, scalars = grad(objective, has_aux=True)(parameters, (*minibatch, *state.extra))
-        flat = layout.flatten(gradients)
         if max_grad_norm is not None:
-            flat = clipped(flat, max_grad_norm)
-        new = adam(state, flat, sizes, layout.owners)._replace(extra=after(state.extra, scalars))
+            gradients = clipped(gradients, max_grad_norm)
+        new = adam(state, gradients, sizes, layout)._replace(extra=after(state.extra, scalars))
         return new.tensors, scalars
 
     return step

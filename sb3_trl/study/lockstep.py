@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch as th
@@ -95,7 +96,8 @@ class JointStep:
             step_sizes(request.optimizer, n_steps, self.layout.dtype)
             for request, (_, n_steps) in zip(requests, reads, strict=True)
         ]
-        return State(parameters, means, squares, _stacked(extra)), map(th.stack, zip(*sizes, strict=True))
+        blocks = (th.stack(own, 1) for own in zip(*sizes, strict=True))
+        return State(parameters, means, squares, _stacked(extra)), chain.from_iterable(blocks)
 
     def _named(self, request: Request) -> dict[str, nn.Parameter]:
         everything = dict(request.forward.named_parameters())

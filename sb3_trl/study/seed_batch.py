@@ -252,7 +252,7 @@ def joint_actor(actors: Sequence[LeanActor]) -> Callable[[list[Any], int], list[
 
     def act(observations: list[Any], step: int) -> list[np.ndarray]:
         with th.inference_mode():
-            x = th.as_tensor(np.stack(observations), device=device).float()
+            x = th.as_tensor(np.array(observations), device=device).float()
             for layer in stacked:
                 assert layer is not None
                 x = layer(x)
