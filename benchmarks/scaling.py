@@ -60,11 +60,12 @@ def gradient_step(n_actions: int, batch_size: int, compiled: bool) -> Callable[[
     bounds = (th.tensor(bound, dtype=th.float64) for bound in (0.03, 1e-3))
     data = table((rollout, TrustRegion(model.trust_region_layer, old, *bounds)))
     forward, optimizer = ForwardPass(model.policy, "gaussian"), model.policy.optimizer
-    if compiled:
-        step: EagerStep = CompiledStep(forward, model._policy_loss, optimizer, None, batch_size)
-    else:
+    if not compiled:
         step = EagerStep(forward, model._policy_loss, optimizer, None)
-    return lambda: step(data, data.rows)
+        return lambda: step(data, data.rows)
+    compiled_step = CompiledStep(forward, model._policy_loss, optimizer, None, batch_size)
+    everything = th.arange(batch_size)
+    return lambda: compiled_step.take(data, everything)
 
 
 def median(function: Callable[[], object], budget: float = 1.0) -> float:
