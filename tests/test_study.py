@@ -210,7 +210,7 @@ def interrupt(folder: Path, number: signal.Signals) -> tuple[int, str]:
         if line.startswith("["):
             break
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=300)
     return process.returncode, printed
 
 
@@ -249,8 +249,8 @@ def test_the_workers_of_a_killed_study_end(tmp_path):
     while not (status.is_dir() and len(list(status.iterdir())) == 2):
         assert process.poll() is None, process.stdout.read()
     process.kill()
-    process.communicate(timeout=60)
-    deadline = time.monotonic() + 30
+    process.communicate(timeout=300)
+    deadline = time.monotonic() + 120
     while exists(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not exists(process.pid)
