@@ -138,7 +138,7 @@ def edit(old: str, new: str) -> str:
         (edit("n_epochs: 3", "seed: 3"), "8: 'seed' is set by the study itself, not in params"),
         (edit("n_epochs: 3", "n_timesteps: 3"), "8: 'n_timesteps' is set as n_timesteps of the study"),
         (edit("{algo: fixpo}", "{algo: fixpo, conf_file: fixp.yml}"), "10: unknown conf_file 'fixp.yml', did you mean"),
-        (edit("{algo: fixpo}", "{algo: fixpo, conf_file: fixp.yml}"), "allowed: fixpo.yml, papi.yml"),
+        (edit("{algo: fixpo}", "{algo: fixpo, conf_file: fixp.yml}"), "allowed: fixpo.yml, fixpo_paper.yml, papi.yml"),
         (edit("{algo: fixpo}", "{algo: fixpo, conf_file: my.module}"), "10: conf_file 'my.module' must be a YAML file"),
         (edit("{algo: fixpo}", "{algo: ppo, conf_file: ppo_v5.yml}"), "10: FixPO on Pendulum-v1: Hyperparameters not"),
         (edit("[Pendulum-v1, CartPole-v1]", "[Pendulum-v1"), "2: not valid YAML"),
