@@ -21,6 +21,7 @@ import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trl import TRPL, FixPO, LeanPPO
 from sb3_trl.on_policy import TrustRegionAlgorithm
@@ -45,6 +46,15 @@ def tuned(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
     """The RL Zoo's sizes for PPO: 512 steps, minibatches of 64, 20 epochs, networks 256-256 with ReLU."""
     options = {"n_steps": 512, "n_epochs": 20, "policy_kwargs": {"net_arch": [256, 256], "activation_fn": th.nn.ReLU}}
     return cls("MlpPolicy", make_vec_env("HalfCheetah-v5"), device="cpu", **options, **kwargs)
+
+
+#: The settings of ``ppo_paper.yml``, of which the learning rate's decay makes no difference to the time.
+PPO_PAPER: dict[str, Any] = {"n_steps": 2048, "batch_size": 64, "clip_range_vf": 0.2, "device": "cpu"}
+
+
+def normalized(seed: int = 0) -> VecNormalize:
+    """Normalised observations and rewards."""
+    return VecNormalize(make_vec_env("HalfCheetah-v5", seed=seed))
 
 
 def seeds(n_seeds: int, cls: type[TrustRegionAlgorithm] = TRPL, batch_size: int = 32) -> SeedBatch:
@@ -74,6 +84,16 @@ CONTESTS: dict[str, Contest] = {
         "LeanPPO, 10 epochs, eager": lambda: paper(LeanPPO, 64, compile=False),
         "LeanPPO, 10 epochs, 5 seeds at once": lambda: seeds(5, LeanPPO, 64),
         "LeanPPO, 10 epochs, 10 seeds at once": lambda: seeds(10, LeanPPO, 64),
+    },
+    "ppo_paper": {
+        "SB3 PPO, ppo_paper.yml": lambda: PPO("MlpPolicy", normalized(), **PPO_PAPER),
+        "LeanPPO, ppo_paper.yml, compiled": lambda: LeanPPO("MlpPolicy", normalized(), compile=True, **PPO_PAPER),
+        "LeanPPO, ppo_paper.yml, 5 seeds at once": lambda: SeedBatch(
+            LeanPPO, "MlpPolicy", normalized, range(5), **PPO_PAPER
+        ),
+        "LeanPPO, ppo_paper.yml, 10 seeds at once": lambda: SeedBatch(
+            LeanPPO, "MlpPolicy", normalized, range(10), **PPO_PAPER
+        ),
     },
     "tuned_ppo": {
         "SB3 PPO, tuned": lambda: tuned(PPO),
