@@ -20,25 +20,21 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trl import TRPL
 
+N_ENVS = 8
 SETTINGS = {
     "projection": "kl",
     "mean_bound": 0.03,  # largest KL divergence of an update at any state, the mean's part
     "cov_bound": 0.001,  # the covariance's part
     "trust_region_coef": 8.0,
-    "learning_rate": 5e-5,
-    "critic_learning_rate": 4.5e-4,
-    "n_steps": 2048,
+    "learning_rate": "lin_3e-4",  # falls linearly to 0
+    "critic_learning_rate": 1e-3,
+    "n_steps": 256,  # of each environment
     "batch_size": 64,
-    "n_epochs": 20,
+    "n_epochs": 10,
     "n_critic_epochs": 10,
-    "gamma": 0.98,
-    "gae_lambda": 0.92,
-    "policy_kwargs": {
-        "init_std": 0.135,
-        "ortho_init": False,
-        "activation_fn": th.nn.ReLU,
-        "net_arch": {"pi": [256, 256], "vf": [256, 256]},
-    },
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "policy_kwargs": {"init_std": 0.37},
 }
 
 
@@ -69,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
 
     th.set_num_threads(1)  # with networks this small, more threads are slower
-    env = VecNormalize(make_vec_env(args.env, seed=args.seed), gamma=SETTINGS["gamma"])
+    env = VecNormalize(make_vec_env(args.env, N_ENVS, seed=args.seed), gamma=SETTINGS["gamma"])
     model = TRPL(
         "MlpPolicy", env, seed=args.seed, device="cpu", tensorboard_log=str(args.out / "tensorboard"), **SETTINGS
     )

@@ -18,7 +18,6 @@ from matplotlib.image import imread
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from support import event_file
-from torch import nn
 
 from sb3_trl import TRPL
 from sb3_trl.on_policy import TrustRegionAlgorithm
@@ -72,26 +71,26 @@ def test_the_command_in_its_docstring(path):
 
 
 def test_train(run, tmp_path):
-    printed = run("train", "--timesteps", 4096, "--seed", 1, "--out", tmp_path)
-    assert re.search(r"4096 steps +return +-?\d+", printed)
+    printed = run("train", "--timesteps", 10240, "--seed", 1, "--out", tmp_path)
+    assert re.search(r"10240 steps +return +-?\d+", printed)
     assert re.search(r"return -?[\d.]+ \+- [\d.]+ over 10 episodes", printed)
     assert f"--logdir {tmp_path / 'tensorboard'}" in printed
     assert list((tmp_path / "tensorboard" / "TRPL_1").glob("events*"))
     env = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), make_vec_env("HalfCheetah-v5"))
     model = TRPL.load(tmp_path / "model.zip", env=env, device="cpu")
-    assert model.num_timesteps == 4096
-    assert env.obs_rms.count > 4096
+    assert model.num_timesteps == 10240
+    assert env.obs_rms.count > 10240
 
 
 def test_the_settings_of_train_are_those_of_the_zoo():
-    settings = load("train").SETTINGS
+    train = load("train")
     entry = yaml.safe_load((FOLDER.parent / "hyperparams" / "trpl.yml").read_text())["HalfCheetah-v5"]
-    entry["policy_kwargs"] = eval(entry["policy_kwargs"], {"nn": nn})
+    entry["policy_kwargs"] = eval(entry["policy_kwargs"])
     assert entry.pop("normalize") is True
-    assert entry.pop("n_envs") == 1
+    assert entry.pop("n_envs") == train.N_ENVS
     assert entry.pop("policy") == "MlpPolicy"
     entry.pop("n_timesteps")
-    assert settings == entry
+    assert entry == train.SETTINGS
 
 
 @pytest.fixture
