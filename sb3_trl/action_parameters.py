@@ -28,7 +28,15 @@ from sb3_trl.projections import Gaussian
 from sb3_trl.projections.gaussian import kl as gaussian_kl
 from sb3_trl.rollout import Table, table
 
-__all__ = ["ActionParameters", "ActionsAndValues", "Family", "action_parameters", "join", "without_validation"]
+__all__ = [
+    "ActionParameters",
+    "Actions",
+    "ActionsAndValues",
+    "Family",
+    "action_parameters",
+    "join",
+    "without_validation",
+]
 
 Parameters: TypeAlias = tuple[Tensor, ...]
 
@@ -84,8 +92,8 @@ def _(data: ActionParameters) -> Table:
     return Table(data.tensors, (), lambda rows, shared: ActionParameters(tuple(rows), data.family))
 
 
-class ActionsAndValues(nn.Module):
-    """The action parameters and the values ``(batch, 1)`` of an actor-critic policy, as tensors alone.
+class Actions(nn.Module):
+    """The action parameters of an actor-critic policy, as tensors alone.
 
     :param policy: Any of SB3's, with a distribution that ``action_parameters`` knows.
     """
@@ -99,22 +107,26 @@ class ActionsAndValues(nn.Module):
 
     @property
     def is_pure(self) -> bool:
-        """Whether both are functions of tensors alone, which can be compiled."""
+        """Whether they are a function of tensors alone, which can be compiled."""
         return self._head is not None
 
-    def forward(self, observations: Any) -> tuple[ActionParameters, Tensor]:
-        """Return both at a batch of observations."""
-        latent_pi, latent_vf = latents(self.policy, observations)
-        return self._actions(latent_pi), self.policy.value_net(latent_vf)
-
-    def actions(self, observations: Any) -> ActionParameters:
-        """Return the action parameters alone."""
+    def forward(self, observations: Any) -> Any:
+        """Return them at a batch of observations."""
         return self._actions(actor_latent(self.policy, observations))
 
     def _actions(self, latent: Tensor) -> ActionParameters:
         if self._head is not None:
             return self._head(self.policy.action_dist, self.policy, latent)
         return action_parameters(self.policy._get_action_dist_from_latent(latent))
+
+
+class ActionsAndValues(Actions):
+    """The action parameters and the values ``(batch, 1)`` of an actor-critic policy, as tensors alone."""
+
+    def forward(self, observations: Any) -> tuple[ActionParameters, Tensor]:
+        """Return both at a batch of observations."""
+        latent_pi, latent_vf = latents(self.policy, observations)
+        return self._actions(latent_pi), self.policy.value_net(latent_vf)
 
 
 @contextmanager
