@@ -21,16 +21,19 @@ import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_trl import TRPL, FixPO
+from sb3_trl import TRPL, FixPO, LeanPPO
+from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.study import SeedBatch
 
 Contest = dict[str, Callable[[], BaseAlgorithm | SeedBatch]]
 
 
-def paper(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
+def paper(cls: type[BaseAlgorithm], batch_size: int = 32, **kwargs: Any) -> BaseAlgorithm:
     """2048 steps of one environment, minibatches of 32, networks 64-64."""
-    return cls("MlpPolicy", make_vec_env("HalfCheetah-v5"), n_steps=2048, batch_size=32, device="cpu", **kwargs)
+    env = make_vec_env("HalfCheetah-v5")
+    return cls("MlpPolicy", env, n_steps=2048, batch_size=batch_size, device="cpu", **kwargs)
 
 
 def authors(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
@@ -39,11 +42,26 @@ def authors(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
     return cls("MlpPolicy", env, n_steps=1024, batch_size=512, n_epochs=10, device="cpu", **kwargs)
 
 
-def seeds(n_seeds: int) -> SeedBatch:
+def tuned(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
+    """The RL Zoo's sizes for PPO: 512 steps, minibatches of 64, 20 epochs, networks 256-256 with ReLU."""
+    options = {"n_steps": 512, "n_epochs": 20, "policy_kwargs": {"net_arch": [256, 256], "activation_fn": th.nn.ReLU}}
+    return cls("MlpPolicy", make_vec_env("HalfCheetah-v5"), device="cpu", **options, **kwargs)
+
+
+#: The settings of ``ppo_paper.yml``, of which the learning rate's decay makes no difference to the time.
+PPO_PAPER: dict[str, Any] = {"n_steps": 2048, "batch_size": 64, "clip_range_vf": 0.2, "device": "cpu"}
+
+
+def normalized(seed: int = 0) -> VecNormalize:
+    """Normalised observations and rewards."""
+    return VecNormalize(make_vec_env("HalfCheetah-v5", seed=seed))
+
+
+def seeds(n_seeds: int, cls: type[TrustRegionAlgorithm] = TRPL, batch_size: int = 32) -> SeedBatch:
     """As ``paper``, several seeds at once."""
-    options = {"n_steps": 2048, "batch_size": 32, "device": "cpu"}
+    options = {"n_steps": 2048, "batch_size": batch_size, "device": "cpu"}
     return SeedBatch(
-        TRPL, "MlpPolicy", lambda seed: make_vec_env("HalfCheetah-v5", seed=seed), range(n_seeds), **options
+        cls, "MlpPolicy", lambda seed: make_vec_env("HalfCheetah-v5", seed=seed), range(n_seeds), **options
     )
 
 
@@ -59,6 +77,27 @@ CONTESTS: dict[str, Contest] = {
         "SB3 PPO, 20 epochs": lambda: paper(PPO, n_epochs=20),
         "TRPL-KL, 20 + 10 epochs, compiled": lambda: paper(TRPL, compile=True),
         "TRPL-KL, 20 + 10 epochs, 10 seeds at once": lambda: seeds(10),
+    },
+    "ppo": {
+        "SB3 PPO, 10 epochs": lambda: paper(PPO, 64),
+        "LeanPPO, 10 epochs, compiled": lambda: paper(LeanPPO, 64, compile=True),
+        "LeanPPO, 10 epochs, eager": lambda: paper(LeanPPO, 64, compile=False),
+        "LeanPPO, 10 epochs, 5 seeds at once": lambda: seeds(5, LeanPPO, 64),
+        "LeanPPO, 10 epochs, 10 seeds at once": lambda: seeds(10, LeanPPO, 64),
+    },
+    "ppo_paper": {
+        "SB3 PPO, ppo_paper.yml": lambda: PPO("MlpPolicy", normalized(), **PPO_PAPER),
+        "LeanPPO, ppo_paper.yml, compiled": lambda: LeanPPO("MlpPolicy", normalized(), compile=True, **PPO_PAPER),
+        "LeanPPO, ppo_paper.yml, 5 seeds at once": lambda: SeedBatch(
+            LeanPPO, "MlpPolicy", normalized, range(5), **PPO_PAPER
+        ),
+        "LeanPPO, ppo_paper.yml, 10 seeds at once": lambda: SeedBatch(
+            LeanPPO, "MlpPolicy", normalized, range(10), **PPO_PAPER
+        ),
+    },
+    "tuned_ppo": {
+        "SB3 PPO, tuned": lambda: tuned(PPO),
+        "LeanPPO, tuned, compiled": lambda: tuned(LeanPPO, compile=True),
     },
     "fixpo": {
         "SB3 PPO": lambda: authors(PPO),

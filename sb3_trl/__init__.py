@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sb3_trl.callbacks import TrustRegionCallback
     from sb3_trl.distributions import ProjectedGaussianDistribution
     from sb3_trl.fixpo import FixPO
+    from sb3_trl.lean_ppo import LeanPPO
     from sb3_trl.papi import PAPI
     from sb3_trl.policies import TRPLPolicy
     from sb3_trl.schedules import StateBound
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "TRPL": "trpl",
     "FixPO": "fixpo",
+    "LeanPPO": "lean_ppo",
     "PAPI": "papi",
     "TRPLPolicy": "policies",
     "ProjectedGaussianDistribution": "distributions",
@@ -32,6 +34,7 @@ __all__ = [
     "PAPI",
     "TRPL",
     "FixPO",
+    "LeanPPO",
     "ProjectedGaussianDistribution",
     "StateBound",
     "TRPLPolicy",

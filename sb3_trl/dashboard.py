@@ -81,7 +81,7 @@ def write_layout(logger: Logger, prefixes: Sequence[str]) -> None:
         for title, keys in CHARTS.items()
         if any(key.startswith(tuple(prefixes)) for key in keys)
     }
-    for output in _tensorboards(logger):
+    for output in _tensorboards(logger) if charts else ():
         output.writer.add_custom_scalars({"Trust region": charts})
 
 

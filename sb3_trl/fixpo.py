@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_trl.action_parameters import ActionParameters, Actions, ActionsAndValues, join, without_validation
 from sb3_trl.enforcement import Checkpoint, refined, roll_back, step_until_clean
 from sb3_trl.evaluation import Evaluation
-from sb3_trl.losses import normalize, surrogate_loss, value_loss
+from sb3_trl.losses import clipped_values, normalize, surrogate_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.penalty import BetaDual, kl_statistic
 from sb3_trl.policies import parameters_behind, statistics
@@ -211,7 +211,7 @@ class FixPO(TrustRegionAlgorithm):
         kl = self._divergence(new, old)
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages)
-        critic_loss = value_loss(_clipped(values.flatten(), batch.old_values, clip_range), batch.returns)
+        critic_loss = value_loss(clipped_values(values.flatten(), batch.old_values, clip_range), batch.returns)
         loss = surrogate + self.vf_coef * critic_loss + dual[0].to(kl.dtype) * kl.mean()
         if self.ent_coef != 0:
             entropy = new.entropy()
@@ -369,10 +369,3 @@ class FixPO(TrustRegionAlgorithm):
 
     def _can_compile(self) -> bool:
         return Actions(self.policy).is_pure
-
-
-def _clipped(values: th.Tensor, old_values: th.Tensor, clip_range: th.Tensor | None) -> th.Tensor:
-    """Return the values at most ``clip_range`` away from the old ones."""
-    if clip_range is None:
-        return values
-    return old_values + (values - old_values).clamp(-clip_range, clip_range)

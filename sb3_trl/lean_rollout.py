@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.lean_env import lean_stepping
-from sb3_trl.policies import CnnPolicy, DistributionAndValues, MlpPolicy, MultiInputPolicy
+from sb3_trl.policies import CnnPolicy, DistributionAndValues, MlpPolicy, MultiInputPolicy, SingleOptimizerPolicy
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollout import chunks
 
@@ -48,10 +48,13 @@ _POLICIES = (
     MlpPolicy,
     CnnPolicy,
     MultiInputPolicy,
+    SingleOptimizerPolicy,
     ActorCriticPolicy,
     ActorCriticCnnPolicy,
     MultiInputActorCriticPolicy,
 )
+#: Activations that are functions of their input alone.
+_ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Identity)
 _CHUNK = 4096
 
 
@@ -191,9 +194,7 @@ def _function(layer: Any) -> Callable[[Any], Any]:
     if type(layer) is nn.Linear and not has_hooks:
         weight, bias = layer.weight.detach().t(), layer.bias.detach()
         return lambda x: th.addmm(bias, x, weight)
-    if type(layer) is nn.Tanh and not has_hooks:
-        return th.tanh
-    return layer
+    return layer.forward if type(layer) in _ACTIVATIONS and not has_hooks else layer
 
 
 @singledispatch

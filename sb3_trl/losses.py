@@ -11,7 +11,14 @@ from torch import Tensor
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.projection import Projection
 
-__all__ = ["clipped_surrogate_loss", "normalize", "surrogate_loss", "trust_region_loss", "value_loss"]
+__all__ = [
+    "clipped_surrogate_loss",
+    "clipped_values",
+    "normalize",
+    "surrogate_loss",
+    "trust_region_loss",
+    "value_loss",
+]
 
 
 def normalize(advantages: Tensor) -> Tensor:
@@ -45,6 +52,13 @@ def trust_region_loss(new: Gaussian, projected: Gaussian, projection: Projection
     if projection is None:
         return new.mean.new_zeros(())
     return projection.penalty(new, projected).mean()
+
+
+def clipped_values(values: Tensor, old_values: Tensor, clip_range: Tensor | None) -> Tensor:
+    """Return the values at most ``clip_range`` away from the old ones; ``None`` leaves them as they are."""
+    if clip_range is None:
+        return values
+    return old_values + (values - old_values).clamp(-clip_range, clip_range)
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch as th
@@ -44,12 +45,16 @@ class RunningMeans:
         """Add several values of one scalar."""
         self._values.setdefault(key, []).append(values)
 
-    def read(self) -> dict[str, float]:
-        """Return the means, one transfer from the device for all of them."""
+    def read(self, last: Mapping[str, int] = MappingProxyType({})) -> dict[str, float]:
+        """Return the means, one transfer from the device for all of them.
+
+        :param last: Scalars of which only so many values count, the last ones.
+        """
         if not self._values:
             return {}
-        means = th.stack([th.cat(values).double().mean() for values in self._values.values()]).tolist()
-        return dict(zip(self._values, means, strict=True))
+        whole = {key: th.cat(values) for key, values in self._values.items()}
+        means = th.stack([values[-last.get(key, 0) :].double().mean() for key, values in whole.items()]).tolist()
+        return dict(zip(whole, means, strict=True))
 
 
 class TrustRegionAlgorithm(OnPolicyAlgorithm):
@@ -106,8 +111,11 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             value = getattr(self, argument)
             if value < 1:
                 raise ValueError(f"{argument}={value} must be at least 1.")
-        if self.env is None:
-            return
+        if self.env is not None:
+            self._check_minibatch_size()
+
+    def _check_minibatch_size(self) -> None:
+        assert self.env is not None
         size = self.env.num_envs * self.n_steps
         if self.batch_size > size:
             raise ValueError(

@@ -99,13 +99,16 @@ def test_train(folder, algo):
     assert (folder / "logs" / algo / f"{ENV}_2" / "rl_model_2000_steps.zip").is_file()
 
 
-@pytest.mark.parametrize("algo", ["ppo", "trpo"])
-def test_other_algorithms_log_their_trust_region_too(tmp_path, monkeypatch, algo):
+@pytest.mark.parametrize(
+    ("algo", "conf_file", "name"),
+    [("ppo", "ppo_v5.yml", "PPO"), ("lean_ppo", "ppo_v5.yml", "LeanPPO"), ("trpo", "trpo_v5.yml", "TRPO")],
+)
+def test_other_algorithms_log_their_trust_region_too(tmp_path, monkeypatch, algo, conf_file, name):
     monkeypatch.chdir(tmp_path)
     small = "-params n_envs:1 n_steps:64 batch_size:32"
-    line = f"train --algo {algo} --conf-file {algo}_v5.yml --env HalfCheetah-v5 -n 192 --eval-freq -1 --device cpu"
+    line = f"train --algo {algo} --conf-file {conf_file} --env HalfCheetah-v5 -n 192 --eval-freq -1 --device cpu"
     call(f"{line} --tensorboard-log runs {small}")
-    events = event_file(tmp_path / "runs" / "HalfCheetah-v5" / f"{algo.upper()}_1")
+    events = event_file(tmp_path / "runs" / "HalfCheetah-v5" / f"{name}_1")
     largest = [event.value for event in events.Scalars("trust_region/kl_max")]
     assert len(largest) == 2, "after every update but the last"
     assert min(largest) > 0

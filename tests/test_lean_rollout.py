@@ -13,10 +13,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from support import PointEnv, Recorder, make_model, vec_env
+from torch import nn
 
-from sb3_trl import TRPL, FixPO
+from sb3_trl import TRPL, FixPO, LeanPPO
 from sb3_trl.lean_rollout import LeanActor, can_collect, generalized_advantages
-from sb3_trl.policies import MlpPolicy
+from sb3_trl.policies import MlpPolicy, SingleOptimizerPolicy
 
 N_STEPS, N_ENVS = 50, 3
 ACTION_SPACES = {
@@ -77,11 +78,7 @@ def collect(model: OnPolicyAlgorithm, lean: bool, monkeypatch) -> tuple[RolloutB
             actor, latent = state["actor"], state["latent"]
             return actor.combine(actor.layers[-1](latent), actor.noise[state["step"] - 1])
 
-        original = (
-            ActorCriticPolicy._get_action_dist_from_latent
-            if type(model) is FixPO
-            else MlpPolicy._get_action_dist_from_latent
-        )
+        original = type(model.policy)._get_action_dist_from_latent
 
         def remember(policy, latent):
             state["latent"] = latent
@@ -100,16 +97,18 @@ def collect(model: OnPolicyAlgorithm, lean: bool, monkeypatch) -> tuple[RolloutB
     return model.rollout_buffer, callback
 
 
-def make(cls: type, space: str, normalize: bool = False, **kwargs):
+def make(cls: type, space: str, normalize: bool = False, policy: str | type = "MlpPolicy", **kwargs):
     env = make_vec_env(lambda: AnyActionEnv(ACTION_SPACES[space]), N_ENVS, seed=0)
     env = VecNormalize(env, gamma=0.9) if normalize else env
-    return cls("MlpPolicy", env, n_steps=N_STEPS, batch_size=N_STEPS, gamma=0.9, seed=0, device="cpu", **kwargs)
+    return cls(policy, env, n_steps=N_STEPS, batch_size=N_STEPS, gamma=0.9, seed=0, device="cpu", **kwargs)
 
 
 CASES = [
     *[(FixPO, space, {}) for space in ACTION_SPACES],
     (FixPO, "box", {"normalize": True}),
     (FixPO, "discrete", {"policy_kwargs": {"share_features_extractor": False}}),
+    (LeanPPO, "box", {"policy_kwargs": {"activation_fn": nn.ReLU}}),
+    (LeanPPO, "box", {"policy": SingleOptimizerPolicy, "policy_kwargs": {"contextual_std": True}}),
     (TRPL, "box", {}),
     (TRPL, "matrix", {"normalize": True}),
     (TRPL, "box", {"policy_kwargs": {"contextual_std": True}}),
@@ -154,6 +153,20 @@ def test_every_observation_space(observation):
     model = make_model(vec_env(2, observation=observation), policy, n_steps=16, **small)
     assert can_collect(model)
     model.learn(32, Unchanged())
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Softplus])
+def test_activations_without_state_go_the_short_way(activation):
+    """And those with state, or with hooks, do not."""
+    model = make(FixPO, "box", policy_kwargs={"activation_fn": activation, "log_std_init": -40})
+    observations = np.random.default_rng(0).normal(size=(N_ENVS, 4)).astype(np.float32)
+    actor = LeanActor(model.policy, 2, N_ENVS)
+    assert actor._is_bare
+    expected, _ = model.policy.predict(observations, deterministic=True)
+    assert np.allclose(np.clip(actor.act(observations, 1), -0.3, 0.4), expected, atol=1e-6)
+    model.policy.mlp_extractor.policy_net[1].register_forward_hook(lambda *_: None)
+    assert not LeanActor(model.policy, 2, N_ENVS)._is_bare
+    assert not LeanActor(make(FixPO, "box", policy_kwargs={"activation_fn": nn.PReLU}).policy, 2, N_ENVS)._is_bare
 
 
 class Unchanged(BaseCallback):

@@ -141,7 +141,7 @@ def tiny(monkeypatch):
     """The scale ``smoke`` with one task of two methods, and two updates."""
     smoke = scales.scale_settings("smoke")
     changes = {"n_timesteps": 256, "eval_freq": 64, "seeds": 1, "tasks": ["Walker2d-v5"]}
-    params = {algo: {"n_envs": 2, "n_steps": 32, "batch_size": 32, "n_epochs": 1} for algo in ("fixpo", "ppo")}
+    params = {algo: {"n_envs": 2, "n_steps": 32, "batch_size": 32, "n_epochs": 1} for algo in ("fixpo", "lean_ppo")}
     settings = smoke | {"fixpo_mujoco": smoke["fixpo_mujoco"] | changes | {"params": params}, "last": 1}
     for module in (scales, reproduce):
         monkeypatch.setattr(module, "scale_settings", lambda scale: settings)

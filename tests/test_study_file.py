@@ -57,13 +57,18 @@ def test_the_runs_of_a_file(load):
     assert study.runs[-1].hyperparameters["learning_rate"] == "lin_1e-3", "of CartPole's entry"
 
 
-def test_steps_of_the_hyperparameter_file(load):
-    study = load("tasks: [Pendulum-v1]\nseeds: [4, 2]\nmethods:\n  A: {algo: trpl}\n  B: {algo: fixpo}\n")
+def test_steps_of_the_hyperparameter_file(load, tmp_path):
+    (tmp_path / "short.yml").write_text("Pendulum-v1: {policy: MlpPolicy, n_timesteps: 1e4}")
+    (tmp_path / "long.yml").write_text("default: {policy: MlpPolicy, n_timesteps: 2e4}")
+    study = load(
+        "tasks: [Pendulum-v1]\nseeds: [4, 2]\neval_freq: 1000\nmethods:\n"
+        "  A: {algo: trpl, conf_file: short.yml}\n  B: {algo: fixpo, conf_file: long.yml}\n"
+    )
     assert [(run.n_timesteps, run.seed) for run in study.runs] == [
-        (100_000, 4),
-        (100_000, 2),
-        (200_000, 4),
-        (200_000, 2),
+        (10_000, 4),
+        (10_000, 2),
+        (20_000, 4),
+        (20_000, 2),
     ]
 
 
@@ -133,7 +138,7 @@ def edit(old: str, new: str) -> str:
         (edit("n_epochs: 3", "seed: 3"), "8: 'seed' is set by the study itself, not in params"),
         (edit("n_epochs: 3", "n_timesteps: 3"), "8: 'n_timesteps' is set as n_timesteps of the study"),
         (edit("{algo: fixpo}", "{algo: fixpo, conf_file: fixp.yml}"), "10: unknown conf_file 'fixp.yml', did you mean"),
-        (edit("{algo: fixpo}", "{algo: fixpo, conf_file: fixp.yml}"), "allowed: fixpo.yml, papi.yml"),
+        (edit("{algo: fixpo}", "{algo: fixpo, conf_file: fixp.yml}"), "allowed: fixpo.yml, fixpo_paper.yml, papi.yml"),
         (edit("{algo: fixpo}", "{algo: fixpo, conf_file: my.module}"), "10: conf_file 'my.module' must be a YAML file"),
         (edit("{algo: fixpo}", "{algo: ppo, conf_file: ppo_v5.yml}"), "10: FixPO on Pendulum-v1: Hyperparameters not"),
         (edit("[Pendulum-v1, CartPole-v1]", "[Pendulum-v1"), "2: not valid YAML"),

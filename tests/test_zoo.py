@@ -24,14 +24,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trl.zoo import cli
 from sb3_trl.zoo.experiment import Experiment
-from sb3_trl.zoo.registry import algorithms, hyperparameter_file, hyperparameter_files, register
+from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, hyperparameter_file, hyperparameter_files, register
 
 # --- the registry ---
 
 
 def test_every_algorithm_has_a_key():
     assert algorithms()["trpl"] is TRPL
-    assert all(key == cls.__name__.lower() for key, cls in algorithms().items())
+    assert all(key.replace("_", "") == cls.__name__.lower() for key, cls in algorithms().items())
 
 
 def test_registration_reaches_every_module_of_the_zoo():
@@ -65,8 +65,20 @@ def test_other_names_are_not_found(name):
 
 
 def test_every_algorithm_has_a_file():
-    for key in algorithms():
+    for key in algorithms().keys() - SETTINGS_OF.keys():
         assert hyperparameter_file(key) is not None
+
+
+def test_lean_ppo_has_the_settings_of_ppo(tmp_path):
+    """Every file of PPO's is one of its own too, and the RL Zoo's is the default."""
+    register()
+    for name in (None, "ppo_paper.yml"):
+        default, ppo = (
+            Experiment(argparse.Namespace(), algo, "Pendulum-v1", str(tmp_path), n_timesteps=-1, config=name)
+            for algo in ("lean_ppo", "ppo")
+        )
+        assert default.config == ppo.config
+        assert default.read_hyperparameters()[1] == ppo.read_hyperparameters()[1]
 
 
 #: The tasks of both papers in Gymnasium's current versions, and the common small ones.
@@ -84,21 +96,26 @@ def test_every_task_has_an_entry(name, tasks):
         assert all(entry["projection"] == "kl" for entry in entries.values())
 
 
-ENTRIES = [(name, env) for name, path in hyperparameter_files().items() for env in yaml.safe_load(path.read_text())]
+ENTRIES = [
+    (name, algo, env)
+    for name, path in hyperparameter_files().items()
+    for algo in (name.partition(".")[0].partition("_")[0],)
+    for env in yaml.safe_load(path.read_text())
+]
+ENTRIES += [(name, "lean_ppo", env) for name, algo, env in ENTRIES if algo == "ppo"]
 #: Environments for entries that name none, and what has to be installed for them.
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
 REQUIREMENTS = {"atari": "ale_py"}
 
 
-@pytest.mark.parametrize(("name", "env"), ENTRIES, ids=lambda x: str(x))
-def test_every_entry_makes_its_model(tmp_path, name, env):
+@pytest.mark.parametrize(("name", "algo", "env"), ENTRIES, ids=lambda x: str(x))
+def test_every_entry_makes_its_model(tmp_path, name, algo, env):
     if env in REQUIREMENTS:
         pytest.importorskip(REQUIREMENTS[env])
     content = yaml.safe_load(hyperparameter_file(name).read_text())
     entry = content[env]
     env = next(stand_in for stand_in in STAND_INS.get(env, [env]) if stand_in == env or stand_in not in content)
     register()
-    algo = name.partition(".")[0].partition("_")[0]
     experiment = Experiment(
         argparse.Namespace(), algo, env, str(tmp_path), n_timesteps=-1, config=name, verbose=0, device="cpu"
     )

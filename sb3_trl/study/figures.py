@@ -1,20 +1,21 @@
-"""Learning curves and their like: a mean over seeds with its 95 % band for every method, a panel for every task."""
+"""Learning curves and final results: means over seeds with 95 % intervals for every method, a panel for every task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from sb3_trl.study.statistics import band
+from sb3_trl.study.statistics import Estimate, band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Style", "draw_curves", "limits", "task_name"]
+__all__ = ["Panel", "Style", "draw_curves", "draw_estimates", "limits", "task_name"]
 
 #: Keyword arguments of a line.
 Style = Mapping[str, Any]
@@ -68,6 +69,52 @@ def draw_curves(
     for axis in axes[::columns]:
         axis.set_ylabel(label)
     _add_legend(figure, list(axes[: len(tasks)]), legend_columns)
+    return figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of dots.
+
+    :param title: Its title.
+    :param xlabel: What its axis shows.
+    :param series: Estimates by variant; the last series has full dots, those before it hollow ones.
+    """
+
+    title: str
+    xlabel: str
+    series: tuple[Mapping[str, Estimate], ...]
+
+
+def draw_estimates(panels: Sequence[Panel], styles: Mapping[str, Style], labels: Sequence[str] = ()) -> Figure:
+    """Draw estimates as dots with their intervals, a row for every variant and a panel for every task.
+
+    :param panels: What is drawn; a panel may lack variants, and series.
+    :param styles: Style of each variant, of which ``color`` counts, in the order of the rows.
+    :param labels: Names of the series, for a legend.
+    """
+    from matplotlib.figure import Figure
+
+    order = list(styles)
+    figure = Figure(figsize=(2.6 * len(panels) + 1.2, 0.42 * len(order) + 1.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        shifts = np.linspace(-0.16, 0.16, len(panel.series)) if len(panel.series) > 1 else [0.0]
+        for series, shift in zip(panel.series, shifts, strict=True):
+            fill = "full" if series is panel.series[-1] else "none"
+            for name, estimate in series.items():
+                y, color = order.index(name) + shift, styles[name]["color"]
+                axis.plot([estimate.low, estimate.high], [y, y], color=color, linewidth=1.3, alpha=0.6)
+                axis.plot([estimate.value], [y], "o", color=color, fillstyle=fill, linewidth=1.3)
+        axis.set(title=panel.title, xlabel=panel.xlabel)
+        axis.grid(axis="x", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(order)), order)
+    axes[0].invert_yaxis()
+    if labels:
+        fills = ["none"] * (len(labels) - 1) + ["full"]
+        handles = [axes[0].plot([], [], "o", color="0.3", fillstyle=fill)[0] for fill in fills]
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 

@@ -57,8 +57,8 @@ class RecordedFixPO(FixPO):
 
 
 def fixpo_settings(task: str) -> dict[str, Any]:
-    """Return the number of environments, and the constructor's arguments, of a task in ``fixpo.yml``."""
-    path = hyperparameter_file("fixpo")
+    """Return the number of environments, and the constructor's arguments, of a task in ``fixpo_paper.yml``."""
+    path = hyperparameter_file("fixpo_paper.yml")
     assert path is not None
     entries = yaml.safe_load(path.read_text())
     settings = dict(entries.get(task, entries["default"]))
@@ -74,7 +74,7 @@ def record(task: str, timesteps: int, seed: int = 0, **settings: Any) -> pd.Data
     :param task: Id of an environment.
     :param timesteps: Steps to train for.
     :param seed: Of environment and model.
-    :param settings: ``n_envs``, and arguments of the constructor; the others are the task's in ``fixpo.yml``.
+    :param settings: ``n_envs``, and arguments of the constructor; the others are the task's in ``fixpo_paper.yml``.
     """
     arguments = fixpo_settings(task) | settings
     env = VecNormalize(make_vec_env(task, arguments.pop("n_envs"), seed=seed), gamma=arguments["gamma"])

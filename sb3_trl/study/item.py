@@ -20,22 +20,27 @@ from sb3_trl.study.statistics import (
     score_matrix,
 )
 from sb3_trl.study.store import VERSIONS
-from sb3_trl.study.tables import estimate_text, interval_text, markdown_table
+from sb3_trl.study.tables import estimate_text, interval_text, markdown_table, number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "DIVERGENCE_COLUMNS",
     "Item",
     "Results",
     "aggregate",
     "by_variant",
+    "divergence_texts",
     "estimate_of",
     "final_table",
     "final_text",
     "variants_of",
     "versions_text",
 ]
+
+#: Mean, spread and maximum over updates of the mean divergence.
+DIVERGENCE_COLUMNS = ("mean KL of an update", "its std over updates", "largest between two evaluations")
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,17 @@ def final_table(results: Results, names: Mapping[str, str] | None = None) -> str
         for name in names or variants_of(results.table)
     ]
     return markdown_table(["return at the end", *tasks], rows)
+
+
+def divergence_texts(table: pd.DataFrame) -> list[str]:
+    """Return ``DIVERGENCE_COLUMNS`` of one variant on one task: two estimates over seeds, and the largest of all."""
+    runs = table.dropna(subset=["kl_mean"]).groupby("seed")
+    spread = np.sqrt(runs.kl_mean.var(ddof=0) + runs.kl_spread.apply(lambda x: x.pow(2).mean()).fillna(0))
+    return [
+        estimate_text(mean_interval(runs.kl_mean.mean())),
+        estimate_text(mean_interval(spread)),
+        number_text(runs.kl_mean.max().max()),
+    ]
 
 
 def aggregate(final: pd.DataFrame, reference: str, random: Mapping[str, float]) -> tuple[dict[str, Estimate], str]:

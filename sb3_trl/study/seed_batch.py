@@ -31,7 +31,7 @@ class SeedBatch:
     Torch's random numbers come from each seed's own stream, except those that callbacks draw in the middle of a
     rollout.
 
-    :param algorithm: ``TRPL`` or ``FixPO``.
+    :param algorithm: ``TRPL``, ``FixPO``, ``PAPI`` or ``LeanPPO``.
     :param policy: As in the algorithm.
     :param env: An environment's id, or a function that maps a seed to an environment or a ``VecEnv``.
     :param seeds: One for each model.
@@ -88,7 +88,7 @@ class SeedBatch:
             raise ValueError(
                 f"The updates of this {type(first).__name__} cannot be mapped over seeds: that needs the plain Adam "
                 "optimiser and, for TRPL, a diagonal covariance and the 'kl', 'w2' or 'frobenius' projection; for "
-                "FixPO, a policy of SB3's without gSDE."
+                "FixPO and LeanPPO, a policy of SB3's without gSDE or target_kl."
             )
 
     def learn(

@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sb3_trl.study.figures import draw_curves, limits, task_name
-from sb3_trl.study.item import Item, Results, aggregate, by_variant, estimate_of, final_table, final_text, variants_of
-from sb3_trl.study.scales import FOLDER, Part
-from sb3_trl.study.statistics import (
-    Estimate,
-    evaluations_after,
-    final_evaluations,
-    mean_interval,
+from sb3_trl.study.figures import Panel, draw_curves, draw_estimates, task_name
+from sb3_trl.study.item import (
+    DIVERGENCE_COLUMNS,
+    Item,
+    Results,
+    aggregate,
+    by_variant,
+    divergence_texts,
+    estimate_of,
+    final_table,
+    final_text,
+    variants_of,
 )
-from sb3_trl.study.tables import estimate_text, markdown_table, number_text
+from sb3_trl.study.scales import FOLDER, Part
+from sb3_trl.study.statistics import Estimate, evaluations_after, final_evaluations
+from sb3_trl.study.tables import estimate_text, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,37 +86,17 @@ def _column_name(task: str, is_final: bool) -> str:
 
 
 def _draw_table_1(early: pd.DataFrame, final: pd.DataFrame, aggregates: Mapping[str, Estimate]) -> Figure:
-    """Draw dots with intervals: hollow after 20 % of the steps, full at the end; the last panel is over all tasks."""
-    from matplotlib.figure import Figure
+    """Draw the table's estimates: hollow after 20 % of the steps, full at the end; the last panel is over all tasks."""
+    order = variants_of(final)
 
-    tasks, order = list(dict.fromkeys(final.task)), variants_of(final)
-    n = len(tasks) + bool(aggregates)
-    figure = Figure(figsize=(2.6 * n + 1.2, 4.2), layout="constrained")
-    axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
-    for axis, task in zip(axes, tasks, strict=False):
-        for rows, fill, shift in ((early, "none", -0.16), (final, "full", 0.16)):
-            for y, variant in enumerate(order):
-                _draw_dot(axis, estimate_of(rows, variant, task), y + shift, variant, fill)
-        reached = pd.concat([rows[rows.task == task].value for rows in (early, final)])
-        axis.set(title=task_name(task), xlabel="return", xlim=limits(reached))
+    def panel(task: str) -> Panel:
+        series = [{name: estimate_of(rows, name, task) for name in order} for rows in (early, final)]
+        return Panel(task_name(task), "return", tuple(series))
+
+    panels = [panel(task) for task in dict.fromkeys(final.task)]
     if aggregates:
-        for variant, estimate in aggregates.items():
-            _draw_dot(axes[-1], estimate, order.index(variant), variant, "full")
-        axes[-1].set(title="all tasks", xlabel="normalised IQM (PPO: 1)")
-    axes[0].set_yticks(range(len(order)), order)
-    axes[0].invert_yaxis()
-    for axis in axes:
-        axis.grid(axis="x", alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    handles = [axes[0].plot([], [], "o", color="0.3", fillstyle=fill)[0] for fill in ("none", "full")]
-    figure.legend(handles, ["after 20 % of the steps", "final"], loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def _draw_dot(axis: Any, estimate: Estimate, y: float, variant: str, fill: str) -> None:
-    style = {"color": _style(variant)["color"], "fillstyle": fill, "linewidth": 1.3}
-    axis.plot([estimate.low, estimate.high], [y, y], color=style["color"], linewidth=1.3, alpha=0.6)
-    axis.plot([estimate.value], [y], "o", **style)
+        panels.append(Panel("all tasks", "normalised IQM (PPO: 1)", (aggregates,)))
+    return draw_estimates(panels, _styles(tuple(order)), ["after 20 % of the steps", "final"])
 
 
 def _interpolations(_: Results) -> tuple[Figure, str]:
@@ -126,20 +112,8 @@ def _mean_kl(results: Results) -> tuple[Figure, str]:
     figure = draw_curves(
         results.table, "kl_mean", "mean KL(acting ‖ old) (nats)", _styles((*PROJECTIONS, *BASELINES)), height=4.2
     )
-    rows = [[name, *_moments(table)] for name, table in by_variant(results.table)]
-    header = ["", "mean KL of an update", "its std over updates", "largest between two evaluations"]
-    return figure, markdown_table(header, rows)
-
-
-def _moments(table: pd.DataFrame) -> list[str]:
-    """Return mean, spread and maximum over updates of the mean KL: estimates over seeds, and the largest of all."""
-    runs = table.dropna(subset=["kl_mean"]).groupby("seed")
-    spread = np.sqrt(runs.kl_mean.var(ddof=0) + runs.kl_spread.apply(lambda x: x.pow(2).mean()).fillna(0))
-    return [
-        estimate_text(mean_interval(runs.kl_mean.mean())),
-        estimate_text(mean_interval(spread)),
-        number_text(runs.kl_mean.max().max()),
-    ]
+    rows = [[name, *divergence_texts(table)] for name, table in by_variant(results.table)]
+    return figure, markdown_table(["", *DIVERGENCE_COLUMNS], rows)
 
 
 def _distance(results: Results) -> tuple[Figure, str]:

@@ -15,7 +15,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_trl.zoo.registry import algorithms, closest, hyperparameter_file, hyperparameter_files
+from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, closest, hyperparameter_file, hyperparameter_files
 
 __all__ = ["Experiment", "find_configuration", "hyperparameters_of"]
 
@@ -41,6 +41,8 @@ class Experiment(ExperimentManager):
     def __init__(self, args: argparse.Namespace, algo: str, *others: Any, config: str | None = None, **kwargs: Any):
         kwargs["config"] = find_configuration(config, algo)
         super().__init__(args, algo, *others, **kwargs)
+        if kwargs["config"] is None and algo in SETTINGS_OF:
+            self.config = str(Path(self.config).with_name(f"{SETTINGS_OF[algo]}.yml"))
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the YAML file's entry for the environment, and check that it is one."""

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import sb3_trl
 
-__all__ = ["algorithms", "closest", "hyperparameter_file", "hyperparameter_files", "register"]
+__all__ = ["SETTINGS_OF", "algorithms", "closest", "hyperparameter_file", "hyperparameter_files", "register"]
+
+#: Algorithms whose hyperparameters are by default those of another.
+SETTINGS_OF = {"lean_ppo": "ppo"}
 
 
 def algorithms() -> dict[str, type]:
     """Return the package's algorithms by their RL Zoo key."""
-    from sb3_trl import PAPI, TRPL, FixPO
+    from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
 
-    return {"trpl": TRPL, "fixpo": FixPO, "papi": PAPI}
+    return {"trpl": TRPL, "fixpo": FixPO, "papi": PAPI, "lean_ppo": LeanPPO}
 
 
 def register() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
-from rl_zoo3.hyperparams_opt import convert_onpolicy_params
+from rl_zoo3.hyperparams_opt import convert_onpolicy_params, sample_ppo_params
 
 __all__ = ["CONVERTERS", "SAMPLERS"]
 
@@ -83,5 +83,15 @@ def convert_trpl_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 
 
 #: By RL Zoo key.
-SAMPLERS = {"trpl": sample_trpl_params, "fixpo": sample_fixpo_params, "papi": sample_papi_params}
-CONVERTERS = {"trpl": convert_trpl_params, "fixpo": convert_onpolicy_params, "papi": convert_trpl_params}
+SAMPLERS = {
+    "trpl": sample_trpl_params,
+    "fixpo": sample_fixpo_params,
+    "papi": sample_papi_params,
+    "lean_ppo": sample_ppo_params,
+}
+CONVERTERS = {
+    "trpl": convert_trpl_params,
+    "fixpo": convert_onpolicy_params,
+    "papi": convert_trpl_params,
+    "lean_ppo": convert_onpolicy_params,
+}

@@ -1,0 +1,137 @@
+"""``sb3-trl report``: what stands on the page of a study's results."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("rliable")
+
+from sb3_trl.study.report import read_results, report, returns_table
+from sb3_trl.study.statistics import final_evaluations
+from sb3_trl.study.store import VERSIONS
+
+TASKS = {"Hopper-v5": 1000.0, "Ant-v5": 500.0}
+VARIANTS = {"weak": 0.5, "reference": 1.0, "strong": 2.0}
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Returns that rise to a multiple of the task's, for three seeds that differ by ± 1."""
+    rows = [
+        {
+            "study": "example",
+            "variant": variant,
+            "task": task,
+            "seed": seed,
+            "step": 100 * k,
+            "eval_return": factor * top * min(k, 5) / 5 + seed - 1,
+            "kl_mean": factor / 64,
+            "kl_spread": 0.0,
+            "seconds": 60.0 * k,
+        }
+        | dict.fromkeys(VERSIONS, "v1")
+        for variant, factor in VARIANTS.items()
+        for task, top in TASKS.items()
+        for seed in range(3)
+        for k in range(1, 10)
+    ]
+    return pd.DataFrame(rows)
+
+
+def cells(page: str, row: str) -> list[str]:
+    """Return the cells of the first table row that begins so."""
+    line = next(line for line in page.splitlines() if line.startswith(f"| {row} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_final_returns_and_the_best_of_each_task(table):
+    text = returns_table(final_evaluations(table, 5))
+    assert cells(text, "weak") == ["500 ± 2", "250 ± 2"]
+    assert cells(text, "strong") == ["**2000** ± 2", "**1000** ± 2"]
+
+
+def test_page_and_pictures(table, tmp_path):
+    page = report(table, tmp_path / "out", reference="reference")
+    text = page.read_text()
+    for picture in re.findall(r"\]\((\w+\.png)\)", text):
+        assert (page.parent / picture).stat().st_size > 5000
+    assert {path.name for path in page.parent.iterdir()} == {
+        "report.md",
+        "finals.png",
+        "returns.png",
+        "divergence.png",
+    }
+    assert text.startswith("# example\n")
+    assert "3 seeds, 900 steps" in text
+    assert "mean of its last 5 evaluations" in text
+    scores = cells_of_scores(text)
+    assert scores["reference"].startswith("1.00 (")
+    assert scores["weak"].startswith("0.518 (")  # of 482 / 982 and 301 / 551, each three times
+    assert "| Hopper-v5 | strong | 0.0312 ± 0.0000 | 0 ± 0 | 0.0312 |" in text
+    assert cells(text[text.index("| minutes |") :], "weak") == ["9.0 ± 0.0", "9.0 ± 0.0"]
+
+
+def cells_of_scores(text: str) -> dict[str, str]:
+    """Return the scores over tasks by variant."""
+    section = text[text.index("interquartile mean over tasks") :].split("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines()[2:]]
+    return {name.strip(): value.strip() for name, value in rows}
+
+
+def test_variants_in_the_order_given(table, tmp_path):
+    text = report(table, tmp_path, variants=["strong", "weak"]).read_text()
+    assert text.index("| strong |") < text.index("| weak |")
+    assert "reference" not in text
+    assert "interquartile" not in text, "there is no reference"
+
+
+def test_what_was_not_measured_is_not_shown(table, tmp_path):
+    text = report(table.assign(kl_mean=np.nan), tmp_path).read_text()
+    assert "divergence" not in text
+    assert not (tmp_path / "divergence.png").exists()
+
+
+def test_results_of_folders_and_compressed_files(table, tmp_path):
+    (tmp_path / "a").mkdir()
+    weak = table.variant == "weak"
+    table[weak].to_csv(tmp_path / "a" / "results.csv", index=False)
+    table[~weak].to_csv(tmp_path / "b.csv.gz", index=False)
+    both = read_results([tmp_path / "a", tmp_path / "b.csv.gz"])
+    pd.testing.assert_frame_equal(both, table, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, {"reference": "best"}, "no variant 'best'. There are weak, reference, strong"),
+        ({}, {"variants": ["weak", "best"]}, "no variant 'best'"),
+        ({"task": "CartPole-v1"}, {"reference": "weak"}, "Random play is not known for CartPole-v1"),
+        ({}, {"last": 100}, "has 9 evaluations where 100 are needed"),
+    ],
+)
+def test_bad_arguments(table, tmp_path, change, arguments, message):
+    if change:
+        table = table[table.task == "Ant-v5"].assign(**change)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        report(table, tmp_path, **arguments)
+
+
+def test_a_file_of_something_else(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"is not the results\.csv of a study: it has no column study"):
+        read_results([tmp_path / "x.csv"])
+
+
+def test_the_command(table, tmp_path):
+    table.to_csv(tmp_path / "results.csv", index=False)
+    command = [sys.executable, "-m", "sb3_trl.zoo.cli", "report", str(tmp_path), "--reference"]
+    done = subprocess.run([*command, "weak", "--last", "3"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path / "report.md")
+    assert cells_of_scores((tmp_path / "report.md").read_text())["weak"].startswith("1.00 (")
+    failed = subprocess.run([*command, "best"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("sb3-trl report: error: There is no variant 'best'")
