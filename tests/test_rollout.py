@@ -48,9 +48,10 @@ def test_is_the_same_after_the_buffer_was_read_by_sb3():
         assert th.equal(getattr(before, name), getattr(after, name)), name
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"), [(np.float64, th.float32), (np.float32, th.float32), (np.uint8, th.uint8)]
-)
+DTYPES = [(np.float64, th.float32), (np.float32, th.float32), (np.uint8, th.uint8)]
+
+
+@pytest.mark.parametrize(("given", "expected"), DTYPES)
 def test_observations_are_in_the_precision_of_the_networks(given, expected):
     """What SB3's policies make of float64 in every minibatch; images stay small."""
     space = spaces.Box(0, 9, (2,), given)
