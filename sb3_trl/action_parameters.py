@@ -28,9 +28,19 @@ from sb3_trl.projections import Gaussian
 from sb3_trl.projections.gaussian import kl as gaussian_kl
 from sb3_trl.rollout import Table, table
 
-__all__ = ["ActionParameters", "ActionsAndValues", "Family", "action_parameters", "join", "without_validation"]
+__all__ = [
+    "ActionParameters",
+    "Actions",
+    "ActionsAndValues",
+    "Family",
+    "action_parameters",
+    "join",
+    "without_validation",
+]
 
 Parameters: TypeAlias = tuple[Tensor, ...]
+#: Maps a policy and its actor's last hidden layer to the action parameters.
+Head: TypeAlias = Callable[[ActorCriticPolicy, Tensor], "ActionParameters"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +94,8 @@ def _(data: ActionParameters) -> Table:
     return Table(data.tensors, (), lambda rows, shared: ActionParameters(tuple(rows), data.family))
 
 
-class ActionsAndValues(nn.Module):
-    """The action parameters and the values ``(batch, 1)`` of an actor-critic policy, as tensors alone.
+class Actions(nn.Module):
+    """The action parameters of an actor-critic policy, as tensors alone.
 
     :param policy: Any of SB3's, with a distribution that ``action_parameters`` knows.
     """
@@ -95,26 +105,30 @@ class ActionsAndValues(nn.Module):
         self.policy = policy
         known = head.dispatch(type(policy.action_dist))  # compiled code cannot choose by type
         is_known = known is not head.dispatch(object) and type(policy)._get_action_dist_from_latent in _OWN_HEADS
-        self._head = known if is_known else None
+        self._head = head(policy.action_dist) if is_known else None
 
     @property
     def is_pure(self) -> bool:
-        """Whether both are functions of tensors alone, which can be compiled."""
+        """Whether they are a function of tensors alone, which can be compiled."""
         return self._head is not None
+
+    def forward(self, observations: Any) -> Any:
+        """Return them at a batch of observations."""
+        return self._actions(actor_latent(self.policy, observations))
+
+    def _actions(self, latent: Tensor) -> ActionParameters:
+        if self._head is not None:
+            return self._head(self.policy, latent)
+        return action_parameters(self.policy._get_action_dist_from_latent(latent))
+
+
+class ActionsAndValues(Actions):
+    """The action parameters and the values ``(batch, 1)`` of an actor-critic policy, as tensors alone."""
 
     def forward(self, observations: Any) -> tuple[ActionParameters, Tensor]:
         """Return both at a batch of observations."""
         latent_pi, latent_vf = latents(self.policy, observations)
         return self._actions(latent_pi), self.policy.value_net(latent_vf)
-
-    def actions(self, observations: Any) -> ActionParameters:
-        """Return the action parameters alone."""
-        return self._actions(actor_latent(self.policy, observations))
-
-    def _actions(self, latent: Tensor) -> ActionParameters:
-        if self._head is not None:
-            return self._head(self.policy.action_dist, self.policy, latent)
-        return action_parameters(self.policy._get_action_dist_from_latent(latent))
 
 
 @contextmanager
@@ -193,38 +207,47 @@ _OWN_HEADS = (ActorCriticPolicy._get_action_dist_from_latent, TRPLPolicy._get_ac
 
 
 @singledispatch
-def head(distribution: Distribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
-    """Return what ``action_parameters`` returns, as a function of tensors that can be compiled."""
+def head(distribution: Distribution) -> Head:
+    """Return what makes of the latent state what ``action_parameters`` returns; a function that can be compiled."""
     raise TypeError(f"{type(distribution).__name__} is known as an object only.")
 
 
 @head.register
-def _(distribution: ProjectedGaussianDistribution, policy: TRPLPolicy, latent: Tensor) -> ActionParameters:
-    mean, scale = policy.action_net(latent), policy.scale_net(latent)
-    full = distribution.covariance == "full"
-    return _of_gaussian(Gaussian(mean, scale_tril=scale) if full else Gaussian(mean, std=scale))
+def _(distribution: ProjectedGaussianDistribution) -> Head:
+    def gaussian(policy: Any, latent: Tensor) -> ActionParameters:
+        return _of_gaussian(distribution.make_gaussian(policy.action_net(latent), policy.scale_net(latent)))
+
+    return gaussian
 
 
 @head.register
-def _(distribution: DiagGaussianDistribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
-    mean = policy.action_net(latent)
-    return ActionParameters((mean, policy.log_std.exp().expand_as(mean)), DIAGONAL)
+def _(distribution: DiagGaussianDistribution) -> Head:
+    def gaussian(policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+        mean = policy.action_net(latent)
+        return ActionParameters((mean, policy.log_std.exp().expand_as(mean)), DIAGONAL)
+
+    return gaussian
 
 
 @head.register
-def _(distribution: CategoricalDistribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
-    return ActionParameters((policy.action_net(latent).log_softmax(-1),), CATEGORICAL)
+def _(distribution: CategoricalDistribution) -> Head:
+    return lambda policy, latent: ActionParameters((policy.action_net(latent).log_softmax(-1),), CATEGORICAL)
 
 
 @head.register
-def _(distribution: MultiCategoricalDistribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
-    parts = policy.action_net(latent).split([int(n) for n in distribution.action_dims], -1)
-    return ActionParameters(tuple(part.log_softmax(-1) for part in parts), CATEGORICAL)
+def _(distribution: MultiCategoricalDistribution) -> Head:
+    sizes = [int(n) for n in distribution.action_dims]  # NumPy's numbers cannot be compiled
+
+    def categories(policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+        parts = policy.action_net(latent).split(sizes, -1)
+        return ActionParameters(tuple(part.log_softmax(-1) for part in parts), CATEGORICAL)
+
+    return categories
 
 
 @head.register
-def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
-    return ActionParameters((policy.action_net(latent),), BERNOULLI)
+def _(distribution: BernoulliDistribution) -> Head:
+    return lambda policy, latent: ActionParameters((policy.action_net(latent),), BERNOULLI)
 
 
 # --- families ---

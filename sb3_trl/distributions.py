@@ -51,7 +51,8 @@ class ScaleHead(nn.Module):
         """Return the scale at a batch of latent states, in their dtype."""
         raw = self.raw if self.linear is None else self.linear(latent)
         assert raw is not None
-        std = F.softplus(raw[..., : self.action_dim] + self.shift) + self.min_std
+        diagonal = raw[..., : self.action_dim] if self.full else raw
+        std = F.softplus(diagonal + self.shift) + self.min_std
         if not self.full:
             return std.to(latent.dtype)
         tril = th.diag_embed(std)
@@ -141,9 +142,12 @@ class ProjectedGaussianDistribution(Distribution):
         :param mean_actions: ``(batch, d)``.
         :param scale: Standard deviations or Cholesky factors, as ``covariance`` says.
         """
-        if self.covariance == "full":
-            return self.with_gaussian(Gaussian(mean_actions, scale_tril=scale))
-        return self.with_gaussian(Gaussian(mean_actions, std=scale))
+        return self.with_gaussian(self.make_gaussian(mean_actions, scale))
+
+    def make_gaussian(self, mean_actions: th.Tensor, scale: th.Tensor) -> Gaussian:
+        """Return the Gaussian with these parameters, as in ``proba_distribution``."""
+        full = self.covariance == "full"
+        return Gaussian(mean_actions, scale_tril=scale) if full else Gaussian(mean_actions, std=scale)
 
     def with_gaussian(self, gaussian: Gaussian) -> ProjectedGaussianDistribution:
         """Hold ``gaussian`` from now on, and return the distribution itself."""

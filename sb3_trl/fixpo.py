@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar, Literal
 
 import torch as th
@@ -15,15 +14,15 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from torch import nn
 
-from sb3_trl.action_parameters import ActionParameters, ActionsAndValues, join, without_validation
-from sb3_trl.enforcement import roll_back, step_until_clean
+from sb3_trl.action_parameters import ActionParameters, Actions, ActionsAndValues, join, without_validation
+from sb3_trl.enforcement import Checkpoint, refined, roll_back, step_until_clean
+from sb3_trl.evaluation import Evaluation
 from sb3_trl.losses import clipped_values, normalize, surrogate_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.penalty import BetaDual, kl_statistic
 from sb3_trl.policies import parameters_behind, statistics
-from sb3_trl.rollout import Rollout, Shared, table
+from sb3_trl.rollout import Rollout, Shared, Table, table
 from sb3_trl.schedules import as_schedule
 from sb3_trl.steps import EagerStep, Loss
 
@@ -173,7 +172,7 @@ class FixPO(TrustRegionAlgorithm):
         self._set_learning_rate(optimizer, self.lr_schedule(progress), "learning_rate")
         rollout = self._rollout()
         old = self._action_parameters(rollout)
-        start = _Checkpoint(self.policy, optimizer)
+        states, start = table((rollout.observations, old)), Checkpoint(self.policy, optimizer)
         stats, fixup_steps = RunningMeans(), 0
 
         for epoch in range(self.n_epochs):
@@ -182,12 +181,15 @@ class FixPO(TrustRegionAlgorithm):
                 self._rollbacks += 1
                 break
             if self.fixup == "epoch" or (self.fixup == "update" and epoch == self.n_epochs - 1):
-                fixup_steps += self._fixup_phase(rollout, old, start)
-        if self.fixup != "off":
-            self._roll_back(rollout, old, start)  # whatever is left is a matter of rounding
+                fixup_steps += self._fixup_phase(rollout, old, states, start)
+        acting = self._action_parameters(rollout)
+        if self.fixup != "off" and not self._obeys_bound(self._exact_divergence(acting, old)):
+            self._roll_back(rollout, old, start)  # a matter of rounding
+            acting = self._action_parameters(rollout)
+        self._forget_evaluations()
 
         self._n_updates += self.n_epochs
-        self._log_update(rollout, old, stats, fixup_steps)
+        self._log_update(rollout, old, acting, stats, fixup_steps)
 
     def _primary_phase(self, rollout: Rollout, old: ActionParameters, stats: RunningMeans) -> None:
         """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7)."""
@@ -217,47 +219,63 @@ class FixPO(TrustRegionAlgorithm):
         statistic = kl_statistic(kl, self.kl_statistic)
         return loss, {"policy_gradient_loss": surrogate, "value_loss": critic_loss, "kl": statistic}
 
-    def _fixup_phase(self, rollout: Rollout, old: ActionParameters, start: _Checkpoint) -> int:
+    def _fixup_phase(self, rollout: Rollout, old: ActionParameters, states: Table, start: Checkpoint) -> int:
         """Step on the divergence alone until the trust region holds, whatever it takes (lines 8 to 15).
 
         In the network's evaluation mode, in which the policy acts. Returns the number of gradient steps.
         """
         self.policy.set_training_mode(False)
-        forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
+        forward, optimizer = Actions(self.policy), self.policy.optimizer
         step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self._beta_rule)
-
-        @th.no_grad()
-        def is_clean(observations: Any, old: ActionParameters) -> bool:
-            kl = self._divergence(forward.actions(observations).double(), old.double())
-            if not bool(kl.isfinite().all()):
-                raise FloatingPointError
-            return self._obeys_bound(kl)
-
-        data = table((rollout.observations, old))
-        steps, clean = step_until_clean(data, self.fixup_batch_size, is_clean, step, self.max_fixup_steps)
+        size = min(self.fixup_batch_size, states.n_rows)
+        measure = self._measurement(forward, states, size)
+        steps, clean = step_until_clean(states, size, measure, self._is_clean, step, self.max_fixup_steps)
         if not clean:
             self._roll_back(rollout, old, start)
         self.policy.set_training_mode(True)
         return steps
 
-    def _roll_back(self, rollout: Rollout, old: ActionParameters, start: _Checkpoint) -> None:
+    def _measurement(self, forward: Actions, states: Table, size: int) -> Evaluation:
+        """Return the divergence at some of the states, float64; mostly by compiled code where steps are compiled."""
+
+        @th.no_grad()
+        def exact(index: th.Tensor) -> th.Tensor:
+            return self._divergence_at(forward, *states.part(states.at(index).rows))
+
+        evaluation = self._compiled_evaluation("divergence", self._divergence_at, forward, states)
+        return exact if evaluation is None else refined(evaluation.of(forward, states, size), exact, self.kl_bound)
+
+    def _divergence_at(self, forward: Any, observations: Any, old: ActionParameters) -> th.Tensor:
+        return self._exact_divergence(forward(observations), old)
+
+    def _is_clean(self, kl: th.Tensor) -> bool:
+        """Return whether states with these divergences need no step."""
+        if not bool(kl.isfinite().all()):
+            raise FloatingPointError
+        return self._obeys_bound(kl)
+
+    def _roll_back(self, rollout: Rollout, old: ActionParameters, start: Checkpoint) -> None:
         """Move the policy back towards the old one until the trust region holds, if it does not."""
         policy_state = [*self._policy_parameters, *statistics(self.policy)]
         self._rollbacks += roll_back(
             self.policy.optimizer,
             policy_state,
             start.values(policy_state),
-            lambda: self._obeys_bound(self._divergence(self._action_parameters(rollout).double(), old.double())),
+            lambda: self._obeys_bound(self._exact_divergence(self._action_parameters(rollout), old)),
         )
 
     def _fixup_loss(self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor) -> Loss:
         """Return sg(β)·L_KL."""
-        kl = self._divergence(forward.actions(observations), old)
+        kl = self._divergence(forward(observations), old)
         return dual[0].to(kl.dtype) * kl.mean(), {"kl": kl_statistic(kl, self.kl_statistic)}
 
     def _divergence(self, new: ActionParameters, old: ActionParameters) -> th.Tensor:
         """Return the divergence that is bounded, in the direction asked for; shape ``(n,)``."""
         return old.kl(new) if self.kl_direction == "old_new" else new.kl(old)
+
+    def _exact_divergence(self, new: ActionParameters, old: ActionParameters) -> th.Tensor:
+        """Return the divergence in float64, in which it is compared with the bound; shape ``(n,)``."""
+        return self._divergence(new.double(), old.double())
 
     def _obeys_bound(self, kl: th.Tensor) -> bool:
         return bool(kl_statistic(kl, self.kl_statistic) <= self.kl_bound)
@@ -272,15 +290,22 @@ class FixPO(TrustRegionAlgorithm):
 
     def _action_parameters(self, rollout: Rollout) -> ActionParameters:
         """Return the policy's distributions at all states of the rollout, without gradient."""
-        return join(self._evaluate(ActionsAndValues(self.policy).actions, rollout.observations))
+        return join(self._evaluate(Actions(self.policy), rollout.observations))
 
-    def _log_update(self, rollout: Rollout, old: ActionParameters, stats: RunningMeans, fixup_steps: int) -> None:
+    def _log_update(
+        self,
+        rollout: Rollout,
+        old: ActionParameters,
+        acting: ActionParameters,
+        stats: RunningMeans,
+        fixup_steps: int,
+    ) -> None:
         means = stats.read()
         means.pop("kl")
         self._log("train", means)
         self._log_explained_variance(rollout)
-        acting = self._action_parameters(rollout).double()
-        bounded, kl = self._divergence(acting, old.double()), acting.kl(old.double())
+        acting, old = acting.double(), old.double()
+        bounded, kl = self._divergence(acting, old), acting.kl(old)
         values = {
             "kl_mean": kl.mean().item(),
             "kl_max": kl.max().item(),
@@ -316,7 +341,7 @@ class FixPO(TrustRegionAlgorithm):
             self.policy.reset_noise()
         self._policy_parameters = parameters_behind(
             self.policy,
-            lambda x: ActionsAndValues(self.policy).actions(x).total(),
+            lambda x: Actions(self.policy)(x).total(),
         )
 
     def _check_arguments(self) -> None:
@@ -343,28 +368,4 @@ class FixPO(TrustRegionAlgorithm):
         return ["policy", "policy.optimizer", "dual"], []
 
     def _can_compile(self) -> bool:
-        return ActionsAndValues(self.policy).is_pure
-
-
-class _Checkpoint:
-    """Parameters of a policy and the state of its optimiser before an update."""
-
-    def __init__(self, policy: nn.Module, optimizer: th.optim.Optimizer) -> None:
-        self.policy = policy
-        self.optimizer = optimizer
-        self._values = {x: x.detach().clone() for x in [*policy.parameters(), *statistics(policy)]}
-        self._state = copy.deepcopy(optimizer.state_dict())
-
-    def values(self, tensors: list[th.Tensor]) -> list[th.Tensor]:
-        """Return the values that some of the tensors had."""
-        return [self._values[x] for x in tensors]
-
-    @th.no_grad()
-    def restore_unless_finite(self) -> bool:
-        """Put everything back if a parameter is not finite, and return whether it was so."""
-        if all(bool(p.isfinite().all()) for p in self._values):
-            return False
-        for p, value in self._values.items():
-            p.copy_(value)
-        self.optimizer.load_state_dict(self._state)
-        return True
+        return Actions(self.policy).is_pure

@@ -171,7 +171,7 @@ class LeanActor:
         :param step: Which step of the rollout.
         """
         if self._is_bare:
-            actions = self._forward(th.from_numpy(observations).float(), step).numpy()
+            actions = self._forward(th.from_numpy(observations.astype(np.float32, copy=False)), step).numpy()
         else:
             with th.no_grad():
                 actions = self._forward(self._features(obs_as_tensor(observations, self.device)), step).cpu().numpy()

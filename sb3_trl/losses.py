@@ -25,12 +25,13 @@ def normalize(advantages: Tensor) -> Tensor:
     """Return advantages with mean 0 and standard deviation 1; a single one comes back as it is."""
     if len(advantages) < 2:
         return advantages
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    std, mean = th.std_mean(advantages)
+    return (advantages - mean) / (std + 1e-8)
 
 
 def surrogate_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor) -> Tensor:
     """−E[π(a|s)/π_old(a|s)·Â], the unclipped importance-sampled objective (eq. 1 of Otto et al., 2021)."""
-    return -(th.exp(log_prob - old_log_prob) * advantages).mean()
+    return (th.exp(log_prob - old_log_prob) * -advantages).mean()
 
 
 def clipped_surrogate_loss(

@@ -18,9 +18,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_trl.dashboard import DashboardCallback
+from sb3_trl.evaluation import CompiledEvaluation
 from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.lean_rollout import can_collect, collect_rollout
-from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, rollout_from_buffer, table
+from sb3_trl.rollout import FiniteCheckCallback, Rollout, Table, chunks, rollout_from_buffer, table
 from sb3_trl.steps import CompiledStep, EagerStep, StepLoss
 
 __all__ = ["RunningMeans", "TrustRegionAlgorithm"]
@@ -72,6 +73,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile={self.compile!r} is unknown: choose True, False or 'auto'.")
         self._compiled_steps: dict[str, CompiledStep] = {}
+        self._evaluations: dict[str, CompiledEvaluation] = {}
         self._check_rollout_size()
         self._check_policy_kwargs()
         super()._setup_model()
@@ -205,6 +207,30 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self._compiled_steps[name] = step
         return step
 
+    def _compiled_evaluation(
+        self, name: str, function: Callable[..., th.Tensor], forward: nn.Module, data: Table
+    ) -> CompiledEvaluation | None:
+        """Return a compiled function of the network at states, where gradient steps are compiled.
+
+        :param name: What it is.
+        :param function: ``function(forward, *states)``.
+        :param forward: The forward pass.
+        :param data: The states.
+        """
+        if not self._compiles_evaluations():
+            return None
+        if name not in self._evaluations:
+            self._evaluations[name] = CompiledEvaluation(function, forward, data)
+        return self._evaluations[name]
+
+    def _forget_evaluations(self) -> None:
+        """Let go of the rollout."""
+        for evaluation in self._evaluations.values():
+            evaluation.forget()
+
+    def _compiles_evaluations(self) -> bool:
+        return any(step.is_compiled for step in self._compiled_steps.values())
+
     def _pays_to_compile(self) -> bool:
         """Return what ``compile`` says, or for ``"auto"`` whether enough gradient steps are ahead."""
         if self.compile != "auto":
@@ -224,7 +250,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self.logger.record(f"train/{name}", learning_rate)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled_steps"]
+        return [*super()._excluded_save_params(), "_compiled_steps", "_evaluations"]
 
     # --- the log ---
 

@@ -44,10 +44,14 @@ def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:
     def flat(array: np.ndarray) -> th.Tensor:
         return buffer.to_torch(array if buffer.generator_ready else buffer.swap_and_flatten(array))
 
+    def flat_observations(array: np.ndarray) -> th.Tensor:
+        tensor = flat(array)
+        return tensor.float() if tensor.dtype == th.float64 else tensor  # what SB3's policies do with every minibatch
+
     if isinstance(buffer, DictRolloutBuffer):
-        observations: Any = {key: flat(array) for key, array in buffer.observations.items()}
+        observations: Any = {key: flat_observations(array) for key, array in buffer.observations.items()}
     else:
-        observations = flat(buffer.observations)
+        observations = flat_observations(buffer.observations)
     return Rollout(
         observations,
         flat(buffer.actions).float(),  # as SB3's minibatches: integers and float64 would not do for every policy

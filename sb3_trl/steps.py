@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from sb3_trl.compilation import Compiled, Result, Varying
+from sb3_trl.direct import direct
 from sb3_trl.flat_adam import Flat, Layout, State, adam, clipped, step_sizes
+from sb3_trl.fused_adam import step_function
 from sb3_trl.rollout import Table
 
 __all__ = ["CompiledStep", "EagerStep", "Loss", "StepLoss", "pure_step", "trained_parameters"]
@@ -52,6 +54,8 @@ class EagerStep:
         self.extra = extra
         self.after = after
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._update = step_function(optimizer)
+        self._forward = direct(forward)
 
     def __call__(self, data: Table, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """Take one step and return the scalars to log.
@@ -59,12 +63,13 @@ class EagerStep:
         :param data: A table whose ``part`` is the loss's arguments.
         :param rows: The minibatch, one of its parts.
         """
-        loss, scalars = self.loss(self.forward, *data.part(rows), *self.extra)
-        self.optimizer.zero_grad()
+        loss, scalars = self.loss(self._forward, *data.part(rows), *self.extra)
+        for p in self.parameters:
+            p.grad = None
         loss.backward()
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        self.optimizer.step()
+        self._update()
         scalars = {key: scalar.detach() for key, scalar in scalars.items()}
         for tensor, changed in zip(self.extra, self.after(self.extra, scalars), strict=True):
             tensor.copy_(changed)
@@ -109,6 +114,7 @@ class CompiledStep(EagerStep):
     ) -> None:
         super().__init__(forward, loss, optimizer, max_grad_norm, extra, after)
         self.batch_size = batch_size
+        self._forward = forward  # layers may be replaced while this step lives
         self._layout: Layout | None = None
         self._state: Sequence[Tensor] | None = None
         self._function: Compiled | None = None

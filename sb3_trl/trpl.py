@@ -224,7 +224,7 @@ class TRPL(GaussianAlgorithm):
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         surrogate = surrogate_loss(projected.log_prob(batch.actions), batch.old_log_prob, advantages)
         penalty = trust_region_loss(new, projected, region.projection)
-        loss = surrogate + self.trust_region_coef * penalty
+        loss = th.add(surrogate, penalty, alpha=self.trust_region_coef)
         scalars = {"policy_gradient_loss": surrogate, "trust_region_loss": penalty}
         if self.ent_coef != 0:
             loss = loss - self.ent_coef * projected.entropy().mean()
@@ -271,15 +271,19 @@ class TRPL(GaussianAlgorithm):
             self.policy.actor_parameters(), self.lr_schedule(self._current_progress_remaining)
         )
 
+        states = table((rollout.observations, region))
+
         @th.no_grad()
-        def is_clean(observations: Any, part: TrustRegion) -> bool:
-            return bool(part.is_inside(actor(observations)).all())
+        def is_inside(index: th.Tensor) -> th.Tensor:
+            observations, part = states.part(states.at(index).rows)
+            return part.is_inside(actor(observations)).double()
 
         step = EagerStep(actor, _hard_loss, optimizer, self.max_grad_norm)
         steps, _ = step_until_clean(
-            table((rollout.observations, region)),
+            states,
             _HARD_BATCH_SIZE,
-            is_clean,
+            is_inside,
+            lambda inside: bool(inside.all()),
             step,
             self.max_hard_steps,
             shuffle=False,

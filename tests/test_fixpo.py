@@ -97,6 +97,20 @@ def test_no_state_ever_moves_further_than_the_bound(space, direction, monkeypatc
         assert log["fixpo/kl_max"] == pytest.approx(largest, rel=1e-2, abs=1e-5)
 
 
+@pytest.mark.parametrize("space", ACTION_SPACES)
+def test_no_state_ever_moves_further_than_the_bound_compiled(space, monkeypatch):
+    """Where compiled code looks first, and a chunk of the fixup phase is smaller than the others."""
+    options = {"learning_rate": 3e-2, "kl_bound": 0.05, "fixup_batch_size": 50, "compile": True}
+    model = make_fixpo(GuessEnv(ACTION_SPACES[space]), **options)
+    witness = Witness(model, monkeypatch)
+    logs = logs_of(model, 4)
+    assert model._evaluations
+    assert max(witness.largest) <= 0.05 * (1 + 1e-3)
+    assert sum(log["fixpo/fixup_steps"] for log in logs) > 0
+    assert [log["trust_region/violation_fraction"] for log in logs] == [0.0] * 4
+    assert logs[-1]["fixpo/rollbacks"] == 0
+
+
 @pytest.mark.parametrize("kwargs", [{"use_sde": True}, {"policy_kwargs": {"share_features_extractor": False}}])
 def test_gsde_and_separate_extractors(kwargs, monkeypatch):
     model = make_fixpo(learning_rate=1e-2, kl_bound=0.05, **kwargs)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 from support import BrokenEnv, PointEnv, collect, make_model, vec_env
@@ -44,6 +46,20 @@ def test_is_the_same_after_the_buffer_was_read_by_sb3():
     after = rollout_from_buffer(model.rollout_buffer)
     for name in Rollout._fields:
         assert th.equal(getattr(before, name), getattr(after, name)), name
+
+
+DTYPES = [(np.float64, th.float32), (np.float32, th.float32), (np.uint8, th.uint8)]
+
+
+@pytest.mark.parametrize(("given", "expected"), DTYPES)
+def test_observations_are_in_the_precision_of_the_networks(given, expected):
+    """What SB3's policies make of float64 in every minibatch; images stay small."""
+    space = spaces.Box(0, 9, (2,), given)
+    buffer = RolloutBuffer(4, space, spaces.Box(-1, 1, (1,)), device="cpu")
+    buffer.observations[:] = np.arange(4).reshape(4, 1, 1)
+    observations = rollout_from_buffer(buffer).observations
+    assert observations.dtype == expected
+    assert observations[:, 1].tolist() == [0, 1, 2, 3]
 
 
 def test_is_a_copy():

@@ -170,7 +170,7 @@ def test_fixpo_compiled_is_fixpo(env):
     options |= {"clip_range_vf": "lin_0.2", "ent_coef": 0.01, "learning_rate": "lin_3e-3", "kl_bound": 0.1}
     th._dynamo.utils.counters.clear()
     compiled, eager = (FixPO("MlpPolicy", env, compile=c, **options).learn(800) for c in (True, False))
-    assert th._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert th._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "the step, and the divergence of the fixup phase"
     assert not any(step._is_broken for step in compiled._compiled_steps.values())
     assert th.allclose(compiled.dual.state, eager.dual.state, rtol=1e-3)
     assert compiled.dual.value != 1.0

@@ -150,7 +150,7 @@ class Gaussian:
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of ``x`` in nats; shape ``(*batch,)``."""
         squared = self.whiten(x - self.mean).square().sum(-1)
-        return -0.5 * squared - (self.log_det_scale + 0.5 * self.dim * _LOG_2PI)
+        return torch.sub(-0.5 * self.dim * _LOG_2PI - self.log_det_scale, squared, alpha=0.5)
 
     @property
     def scale_entropy(self) -> Tensor:

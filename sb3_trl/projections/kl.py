@@ -10,7 +10,7 @@ from torch import Tensor
 from sb3_trl.projections.gaussian import Gaussian, kl_covariance, kl_of_difference, mahalanobis
 from sb3_trl.projections.matrices import identity_like, inverse_tril
 from sb3_trl.projections.projection import Bound, Projection, project_active_rows, whitened_step
-from sb3_trl.projections.root import kl_along_path, kl_root
+from sb3_trl.projections.root import kl_at, kl_root
 from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["KLProjection"]
@@ -47,9 +47,9 @@ class KLProjection(Projection):
         with torch.no_grad():
             std, std_old = new.scale.double(), old.scale.double()
             a = (std_old / std).square() - 1
-            outside = ~(kl_along_path(a)[0] <= epsilon).unsqueeze(-1)
-        if can_branch(outside) and not bool(outside.any()):
-            return new.scale.expand(torch.broadcast_shapes(outside.shape, a.shape))
+            inside = (kl_at(a) <= epsilon).unsqueeze(-1)
+        if can_branch(inside) and bool(inside.all()):
+            return torch.broadcast_tensors(new.scale, inside)[0]
         with torch.no_grad():
             rounding = 0.5 * torch.finfo(new.scale.dtype).eps * new.dim**0.5
             t = kl_root(a, reachable_bound(epsilon, rounding)).unsqueeze(-1)
@@ -58,7 +58,7 @@ class KLProjection(Projection):
             ratio = projected / std
         c = ratio.square() / std * _zero(new.scale)
         projected = projected + t * projected * _along_boundary(c, x / (1 + x), (-1,))
-        return torch.where(outside, projected.to(new.scale.dtype), new.scale)
+        return torch.where(inside, new.scale, projected.to(new.scale.dtype))
 
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return the Cholesky factor of Σ̃; only eigen*values* are computed, and no gradient needs them."""

@@ -22,7 +22,7 @@ def radial_weight(distance: Tensor, bound: Tensor | float, rounding: Tensor | fl
     info = torch.finfo(distance.dtype)
     root = (1 - 4 * info.eps) * torch.as_tensor(bound, dtype=distance.dtype, device=distance.device).sqrt()
     limit = ((1 - 5 * info.eps) * root - rounding).clamp(min=info.tiny)
-    return limit / torch.maximum(distance, limit), distance <= root
+    return limit / distance.clamp(min=limit), distance <= root
 
 
 def radial_projection(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sb3_trl.projections.tracing import can_branch
 
-__all__ = ["find_root", "implicit_gradient", "kl_along_path", "kl_root", "pole_limit"]
+__all__ = ["find_root", "implicit_gradient", "kl_along_path", "kl_at", "kl_root", "pole_limit"]
 
 #: A Newton step from nearer to the bound than this, relatively, is the last: it leaves about the square of it.
 _NEAR = 2e-7
@@ -29,7 +29,17 @@ def kl_along_path(x: Tensor) -> tuple[Tensor, Tensor]:
     :param x: ``(*batch, d)``, each above −1.
     """
     q = x / (1 + x)
-    return 0.5 * (torch.log1p(x) - q).sum(-1), 0.5 * q.square().sum(-1)
+    return kl_at(x, q), 0.5 * q.square().sum(-1)
+
+
+def kl_at(x: Tensor, q: Tensor | None = None) -> Tensor:
+    """Return KL(t) of ``kl_along_path`` alone.
+
+    :param x: ``(*batch, d)``, each above −1.
+    :param q: x/(1 + x), if it is known.
+    """
+    q = x / (1 + x) if q is None else q
+    return 0.5 * (torch.log1p(x) - q).sum(-1)
 
 
 def kl_root(a: Tensor, bound: Tensor) -> Tensor:

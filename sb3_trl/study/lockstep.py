@@ -178,22 +178,25 @@ def train_in_lockstep(
     models: Sequence[TrustRegionAlgorithm],
     streams: Sequence[Stream],
     take_steps: Callable[[Sequence[Request]], None],
+    compile: bool,
 ) -> None:
     """Call ``train()`` of every model; gradient steps that several ask for at the same time are taken together.
 
     :param models: Models of one configuration.
     :param streams: The random stream of each.
     :param take_steps: Takes the steps of requests of one name.
+    :param compile: Whether to compile what they evaluate.
     """
     updates = [_Update(model, stream) for model, stream in zip(models, streams, strict=True)]
     for update in updates:
         update.model._take_steps = update.ask  # type: ignore[method-assign]
+        update.model._compiles_evaluations = lambda: compile  # type: ignore[method-assign]
     try:
         with without_validation():  # each update's own setting would outlive the next one's
             _take_turns(updates, take_steps)
     finally:
         for update in updates:
-            del update.model._take_steps
+            del update.model._take_steps, update.model._compiles_evaluations
             if update.is_alive():
                 update.is_aborted = True
                 update._turn.release()

@@ -79,6 +79,8 @@ class SeedBatch:
             self._streams.append(RandomStream(self.models[-1].device))
         self._steps: dict[str, JointStep] = {}
         self._check()
+        for model in self.models:  # what one compiles serves all
+            model._evaluations = self.models[0]._evaluations
 
     def _check(self) -> None:
         first = self.models[0]
@@ -116,7 +118,8 @@ class SeedBatch:
             running = [run for run in running if not run.was_stopped]
             for run in running:
                 run.progress(iteration, log_interval)
-            train_in_lockstep([run.model for run in running], [run.stream for run in running], self._take_steps)
+            models, streams = [run.model for run in running], [run.stream for run in running]
+            train_in_lockstep(models, streams, self._take_steps, self.compile)
         for run in runs:
             run.callback.on_training_end()
         return self
