@@ -106,11 +106,11 @@ def take_turns(
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
     callback.update_locals(shared)
-    with lean_stepping(env):
+    with lean_stepping(env) as take_step:
         for step in range(n_steps):
             actions = yield algorithm._last_obs
             clipped_actions = clip(actions)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            new_obs, rewards, dones, infos = take_step(clipped_actions)
             algorithm.num_timesteps += env.num_envs
             changed = {
                 "n_steps": step,
