@@ -42,7 +42,8 @@ def normalized_step(env: VecNormalize, actions: np.ndarray) -> VecEnvStepReturn:
         rms: Any = env.obs_rms
         if env.training:
             update(rms, original)
-        observations = _scaled(original - rms.mean, rms, env.epsilon, env.clip_obs)
+        rows = original[0] if len(original) == 1 else original  # equal shapes are subtracted in half the time
+        observations = _scaled(rows - rms.mean, rms, env.epsilon, env.clip_obs).reshape(original.shape)
     if env.training:
         env.returns = env.returns * env.gamma + rewards
         _update_scalar(env.ret_rms, env.returns)
