@@ -19,6 +19,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from training import Contestant, seeds
 
 from sb3_trl import TRPL
@@ -93,15 +94,18 @@ def gradient_steps() -> None:
 def rollouts() -> None:
     """Print what a rollout of HalfCheetah-v5 costs, collected here and by SB3."""
     print("\n| environments | µs per step | by SB3 | × |\n|---|---|---|---|", flush=True)
-    for n_envs in (1, 2, 4, 8, 16, 32):
-        env = make_vec_env("HalfCheetah-v5", n_envs=n_envs)
+    cases = [(n_envs, False) for n_envs in (1, 2, 4, 8, 16, 32)] + [(1, True), (8, True)]
+    for n_envs, is_normalized in cases:
+        env: VecEnv = make_vec_env("HalfCheetah-v5", n_envs=n_envs)
+        env = VecNormalize(env) if is_normalized else env
         model = TRPL("MlpPolicy", env, n_steps=2048 // n_envs, device="cpu", compile=False)
         _, callback = model._setup_learn(10**9, None)
         callback.on_training_start({}, {})
         arguments = (env, callback, model.rollout_buffer, model.n_steps)
         lean = median(lambda: model.collect_rollouts(*arguments), 3.0)  # noqa: B023
         usual = median(lambda: OnPolicyAlgorithm.collect_rollouts(model, *arguments), 3.0)  # noqa: B023
-        print(f"| {n_envs} | {1e6 * lean / 2048:.0f} | {1e6 * usual / 2048:.0f} | {usual / lean:.2f} |", flush=True)
+        name = f"{n_envs}, `VecNormalize`" if is_normalized else n_envs
+        print(f"| {name} | {1e6 * lean / 2048:.0f} | {1e6 * usual / 2048:.0f} | {usual / lean:.2f} |", flush=True)
 
 
 def seed_batches(rounds: int) -> None:

@@ -6,8 +6,9 @@ once when it is over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import singledispatch
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,6 +56,7 @@ _POLICIES = (
 )
 #: Activations that are functions of their input alone.
 _ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Identity)
+_IN_PLACE: dict[type, Callable[[Tensor], Tensor]] = {nn.Tanh: th.tanh_, nn.ReLU: th.relu_, nn.Sigmoid: th.sigmoid_}
 _CHUNK = 4096
 
 
@@ -99,18 +101,18 @@ def take_turns(
     """Yield the observations of every step of a rollout, take its actions, and return whether it is complete."""
     policy, env = algorithm.policy, algorithm.env
     assert env is not None
-    clip = _clipper(policy.action_space)
+    clip = _clipper(policy.action_space, env.num_envs)
     policy.set_training_mode(False)
     buffer.reset()
     callback.on_rollout_start()
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
     callback.update_locals(shared)
-    with lean_stepping(env):
+    with lean_stepping(env) as take_step:
         for step in range(n_steps):
             actions = yield algorithm._last_obs
             clipped_actions = clip(actions)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            new_obs, rewards, dones, infos = take_step(clipped_actions)
             algorithm.num_timesteps += env.num_envs
             changed = {
                 "n_steps": step,
@@ -154,7 +156,7 @@ class LeanActor:
         with th.no_grad():
             self.noise, head, self.combine = sampler(policy.action_dist, policy, (n_steps, n_envs))
         self.layers = [*policy.mlp_extractor.policy_net, head]
-        self._functions = [_function(layer) for layer in self.layers]
+        self._functions = functions(self.layers)
         self.device = policy.device
         is_flat = isinstance(policy.observation_space, spaces.Box) and len(policy.observation_space.shape) == 1
         #: Whether the layers see the observations as they are.
@@ -163,6 +165,9 @@ class LeanActor:
         # Nothing to transfer, and nothing that gradients could flow through.
         is_detached = all(function is not layer for function, layer in zip(self._functions, self.layers, strict=True))
         self._is_bare = self.is_plain and is_detached and self.device.type == "cpu"
+        if self._is_bare:
+            self._input = np.empty((n_envs, *policy.observation_space.shape), np.float32)  # type: ignore[misc]
+            self._input_tensor = th.from_numpy(self._input)
 
     def act(self, observations: Any, step: int) -> np.ndarray:
         """Return the actions of one step, ``(n_envs, *action_shape)``.
@@ -171,11 +176,13 @@ class LeanActor:
         :param step: Which step of the rollout.
         """
         if self._is_bare:
-            actions = self._forward(th.from_numpy(observations.astype(np.float32, copy=False)), step).numpy()
+            # To write into a tensor that is there is quicker than to make one and convert it.
+            np.copyto(self._input, observations)
+            actions = self._forward(self._input_tensor, step).numpy()
         else:
             with th.no_grad():
                 actions = self._forward(self._features(obs_as_tensor(observations, self.device)), step).cpu().numpy()
-        return actions.reshape(-1, *self.action_shape)
+        return actions if len(self.action_shape) == 1 else actions.reshape(-1, *self.action_shape)
 
     def _forward(self, x: Any, step: int) -> Tensor:
         for function in self._functions:
@@ -188,8 +195,21 @@ class LeanActor:
         return BasePolicy.extract_features(self.policy, observations, self.policy.pi_features_extractor)
 
 
+def functions(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
+    """Return what layers do one after the other, without gradients and the calls around them that serve their hooks.
+
+    A layer of an unknown kind, or with hooks, is returned itself. What follows a linear layer overwrites its output,
+    which nobody else sees.
+    """
+    short = [_function(layer) for layer in layers]
+    is_short = [function is not layer for function, layer in zip(short, layers, strict=True)]
+    for index, (previous, layer) in enumerate(pairwise(layers), 1):
+        if type(previous) is nn.Linear and is_short[index - 1] and is_short[index]:
+            short[index] = _IN_PLACE.get(type(layer), short[index])
+    return short
+
+
 def _function(layer: Any) -> Callable[[Any], Any]:
-    """Return what a layer does, without gradients and the calls around it that serve its hooks; or the layer itself."""
     has_hooks = isinstance(layer, nn.Module) and (layer._forward_hooks or layer._forward_pre_hooks)
     if type(layer) is nn.Linear and not has_hooks:
         weight, bias = layer.weight.detach().t(), layer.bias.detach()
@@ -250,11 +270,11 @@ def _gumbel(*shape: int) -> Tensor:
     return -th.empty(shape).exponential_().log()
 
 
-def _clipper(space: spaces.Space) -> Callable[[np.ndarray], np.ndarray]:
+def _clipper(space: spaces.Space, n_envs: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function that brings actions within their bounds."""
     if not isinstance(space, spaces.Box):
         return lambda actions: actions
-    low, high = space.low, space.high
+    low, high = (np.array([bound] * n_envs) for bound in (space.low, space.high))  # of the shape of the actions
     return lambda actions: np.minimum(np.maximum(actions, low), high)  # what np.clip does, in a third of its time
 
 
@@ -336,6 +356,6 @@ def generalized_advantages(
     next_values = np.concatenate((values[1:], last_values[None]))
     advantages = rewards + gamma * next_values * goes_on - values
     discounts = gamma * gae_lambda * goes_on
-    for step in range(len(advantages) - 2, -1, -1):
-        advantages[step] += discounts[step] * advantages[step + 1]
+    for (later, advantage), discount in zip(pairwise(advantages[::-1]), discounts[-2::-1], strict=True):
+        advantage += discount * later
     return advantages

@@ -266,3 +266,15 @@ def test_advantages_are_those_of_sb3(n_envs):
     ours = generalized_advantages(buffer.rewards, buffer.values, buffer.episode_starts, last_values, dones, 0.97, 0.9)
     assert np.array_equal(ours, buffer.advantages)
     assert ours.dtype == np.float32
+
+
+def test_a_hook_keeps_what_a_layer_gave_it():
+    """Activations overwrite what no hook has seen, and nothing else."""
+    model, kept = make(FixPO, "box"), []
+    model.policy.mlp_extractor.policy_net[0].register_forward_hook(lambda _, __, output: kept.append(output))
+    observations = np.random.default_rng(0).normal(size=(N_ENVS, 4)).astype(np.float32)
+    original = observations.copy()
+    LeanActor(model.policy, 2, N_ENVS).act(observations, 0)
+    expected = nn.functional.linear(th.from_numpy(original), *model.policy.mlp_extractor.policy_net[0].parameters())
+    assert th.allclose(kept[0], expected, atol=1e-6)
+    assert np.array_equal(observations, original)

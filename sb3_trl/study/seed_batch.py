@@ -251,11 +251,17 @@ def joint_actor(actors: Sequence[LeanActor]) -> Callable[[list[Any], int], list[
     if not all(actor.is_plain for actor in actors) or any(layer is None for layer in stacked):
         return lambda observations, step: [a.act(o, step) for a, o in zip(actors, observations, strict=True)]
     device = actors[0].device
-    noise = th.stack([actor.noise for actor in actors], 1)  # (n_steps, K, n_envs, d)
+    noise = th.stack([actor.noise for actor in actors], 1).unbind()  # of each step: (K, n_envs, d)
+    shape = actors[0].policy.observation_space.shape
+    assert shape is not None
+    inputs = np.empty((len(actors), actors[0].noise.shape[1], *shape), np.float32)
+    tensor = th.from_numpy(inputs)
 
     def act(observations: list[Any], step: int) -> list[np.ndarray]:
+        for index, own in enumerate(observations):
+            inputs[index] = own
         with th.inference_mode():
-            x = th.as_tensor(np.array(observations), device=device).float()
+            x = tensor.to(device)
             for layer in stacked:
                 assert layer is not None
                 x = layer(x)
