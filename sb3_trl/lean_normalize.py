@@ -77,9 +77,9 @@ def update(rms: RunningMeanStd, batch: np.ndarray) -> None:
     n, count = len(batch), rms.count
     total = count + n
     if n > 1:
-        mean = _mean(batch)
+        mean = np.add.reduce(batch) / n
         deviation = batch - mean
-        var = _mean(np.square(deviation, deviation))
+        var = np.add.reduce(np.square(deviation, deviation)) / n
         delta = mean - rms.mean
         rms.mean = rms.mean + delta * n / total
         rms.var = (rms.var * count + var * n + np.square(delta) * count * n / total) / total
@@ -90,11 +90,6 @@ def update(rms: RunningMeanStd, batch: np.ndarray) -> None:
         # row - row: the variance, which is 0, or NaN where the row is not finite.
         rms.var = (rms.var * count + (row - row) + np.square(delta) * count / total) / total
     rms.count = total
-
-
-def _mean(batch: np.ndarray) -> np.ndarray:
-    total = np.add.reduce(batch, 0)
-    return np.true_divide(total, np.intp(len(batch)), total, casting="unsafe")
 
 
 def _update_scalar(rms: RunningMeanStd, batch: np.ndarray) -> None:
