@@ -211,7 +211,8 @@ def test_seeds_train_together_where_that_pays(load):
     study = load(LONG)
     assert sizes(study, None) == {"TRPL": [10, 2], "full": [1] * 12, "PPO": [1] * 24}
     assert sizes(study, False) == {"TRPL": [1] * 12, "full": [1] * 12, "PPO": [1] * 24}
-    short = load(LONG.replace("1000000", "25000"))
+    assert sizes(load(LONG.replace("1000000", "25000")), None)["TRPL"] == [10, 1, 1], "it pays for ten, not for two"
+    short = load(LONG.replace("1000000", "5000").replace("methods", "eval_freq: 1000\nmethods"))
     assert sizes(short, None)["TRPL"] == [1] * 12
     assert sizes(short, True)["TRPL"] == [10, 2]
     assert [job.compile for job in study.jobs(True) + short.jobs(True) if len(job.runs) > 1] == [True] * 2 + [False] * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,10 +85,11 @@ def make_jobs(groups: Sequence[Group], finished: Sequence[Run], seed_batch: bool
         left = [tuple(run for run in chunk if run not in finished) for chunk in chunks]
         if not any(left):
             continue
-        can_batch, pays = _try(group, job)
-        together = can_batch and (pays if seed_batch is None else seed_batch)
-        for runs in filter(None, left):
-            parts = [runs] if together else [(run,) for run in runs]
+        compiles = _try(group, job)
+        for chunk, runs in zip(chunks, left, strict=True):
+            pays = compiles is not None and compiles(len(chunk))
+            together = compiles is not None and (pays if seed_batch is None else seed_batch)
+            parts = [runs] if together and runs else [(run,) for run in runs]
             jobs += [replace(job, runs=part, compile=pays) for part in parts]
     return jobs
 
@@ -121,8 +122,8 @@ def _group(description: Description, method: Method, task: str) -> Group:
     return Group(method, tuple(replace(run, seed=seed) for seed in description.seeds))
 
 
-def _try(group: Group, job: Job) -> tuple[bool, bool]:
-    """Make a model of the group; return whether its seeds can train in a batch, and whether compiling it pays."""
+def _try(group: Group, job: Job) -> Callable[[int], bool] | None:
+    """Make a model of the group; return whether compiling pays for so many seeds together, ``None`` if none can be."""
     from sb3_trl.on_policy import TrustRegionAlgorithm
     from sb3_trl.study.seed_batch import can_batch
 
@@ -137,6 +138,7 @@ def _try(group: Group, job: Job) -> tuple[bool, bool]:
         model = made[0]
         model.env.close()
     if not isinstance(model, TrustRegionAlgorithm) or not can_batch(model) or not experiment.deterministic_eval:
-        return False, False
-    pays = model.compile if model.compile != "auto" else model._repays_compiling(run.n_timesteps)
-    return len(group.runs) > 1, pays
+        return None
+    if model.compile != "auto":
+        return lambda n_seeds: bool(model.compile)
+    return lambda n_seeds: model._repays_compiling(n_seeds * run.n_timesteps)
