@@ -172,11 +172,12 @@ class FixPO(TrustRegionAlgorithm):
         self._set_learning_rate(optimizer, self.lr_schedule(progress), "learning_rate")
         rollout = self._rollout()
         old = self._action_parameters(rollout)
-        states, start = table((rollout.observations, old)), Checkpoint(self.policy, optimizer)
+        data, states = table((rollout, old, self._clip_range())), table((rollout.observations, old))
+        start = Checkpoint(self.policy, optimizer)
         stats, fixup_steps = RunningMeans(), 0
 
         for epoch in range(self.n_epochs):
-            self._primary_phase(rollout, old, stats)
+            self._primary_phase(data, stats)
             if start.restore_unless_finite():
                 self._rollbacks += 1
                 break
@@ -186,14 +187,13 @@ class FixPO(TrustRegionAlgorithm):
         if self.fixup != "off" and not self._obeys_bound(self._exact_divergence(acting, old)):
             self._roll_back(rollout, old, start)  # a matter of rounding
             acting = self._action_parameters(rollout)
-        self._forget_evaluations()
+        self._forget_rollout()
 
         self._n_updates += self.n_epochs
         self._log_update(rollout, old, acting, stats, fixup_steps)
 
-    def _primary_phase(self, rollout: Rollout, old: ActionParameters, stats: RunningMeans) -> None:
+    def _primary_phase(self, data: Table, stats: RunningMeans) -> None:
         """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7)."""
-        data = (rollout, old, self._clip_range())
         forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
         self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **self._beta_rule)
 

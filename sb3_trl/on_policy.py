@@ -181,7 +181,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         :param loss: ``loss(forward, *minibatch)``.
         :param forward: The forward pass.
         :param optimizer: Holds the parameters to change.
-        :param data: A tuple of what has a ``table``, with as many rows.
+        :param data: A tuple of what has a ``table``, with as many rows; or a ``Table`` for several calls, in the first
+            of which compiled code is checked, and after which ``_forget_rollout`` is called.
         :param n_epochs: Passes over the data.
         :param stats: Receives the loss's scalars.
         :param rule: ``extra`` and ``after`` of ``EagerStep``.
@@ -192,6 +193,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 stats.add(step.epoch(whole, self.batch_size))
         finally:  # Ctrl-C may come at any time, and the model is saved after it
             step.finish()
+            if whole is not data:
+                step.forget()
 
     def _gradient_step(
         self, name: str, loss: StepLoss, forward: nn.Module, optimizer: th.optim.Optimizer, **rule: Any
@@ -223,8 +226,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             self._evaluations[name] = CompiledEvaluation(function, forward, data)
         return self._evaluations[name]
 
-    def _forget_evaluations(self) -> None:
-        """Let go of the rollout."""
+    def _forget_rollout(self) -> None:
+        """Let compiled steps and evaluations let go of the rollout."""
+        for step in self._compiled_steps.values():
+            step.forget()
         for evaluation in self._evaluations.values():
             evaluation.forget()
 

@@ -108,6 +108,11 @@ def table(data: Any) -> Table:
 
 
 @table.register
+def _(data: Table) -> Table:
+    return data
+
+
+@table.register
 def _(data: None) -> Table:
     return Table((), (), lambda rows, shared: None)
 

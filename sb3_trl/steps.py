@@ -82,6 +82,9 @@ class EagerStep:
     def finish(self) -> None:
         """Leave parameters and optimiser in the state that these steps led to."""
 
+    def forget(self) -> None:
+        """Let go of the data of the last step."""
+
 
 class CompiledStep(EagerStep):
     """The same step as one compiled function: forward pass, gradient, clipping and Adam.
@@ -119,6 +122,7 @@ class CompiledStep(EagerStep):
         self._state: Sequence[Tensor] | None = None
         self._function: Compiled | None = None
         self._data: Table | None = None
+        self._fixed: Any = None
         self._is_broken = False
 
     @property
@@ -186,13 +190,17 @@ class CompiledStep(EagerStep):
         """Hand parameters, moments and the numbers of steps back to the module and its optimiser."""
         if self._state is not None:
             assert self._layout is not None
-            state, self._state, self._data = self._state, None, None
-            if self._function is not None:
-                self._function.forget()
+            state, self._state = self._state, None
             new = State.of(state, len(self._layout.groups))
             self._layout.write_state(self.optimizer, new, self._n_taken)
             for tensor, changed in zip(self.extra, new.extra, strict=True):
                 tensor.copy_(changed)
+
+    def forget(self) -> None:
+        """Let go of the data of the last step; whether compiled code still fits is looked at in the next one."""
+        self._data = self._fixed = None
+        if self._function is not None:
+            self._function.forget()
 
 
 def trained_parameters(step: EagerStep, minibatch: tuple[Any, ...]) -> dict[str, nn.Parameter]:
