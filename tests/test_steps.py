@@ -186,3 +186,23 @@ def test_what_has_no_gradient_stays():
     assert th.allclose(compiled.policy.scale_net.raw, eager.policy.scale_net.raw, rtol=1e-4, atol=1e-6)
     steps = [model.policy.optimizer.state[model.policy.scale_net.raw]["step"].item() for model in (compiled, eager)]
     assert steps[0] == steps[1] == 16
+
+
+@pytest.mark.parametrize("algorithm", [TRPL, FixPO])
+def test_nothing_of_the_rollout_outlives_the_update(algorithm):
+    """Within it, code is checked once; FixPO takes its epochs one by one."""
+    model = algorithm(
+        "MlpPolicy", "Pendulum-v1", n_steps=64, batch_size=16, n_epochs=3, seed=0, device="cpu", compile=True
+    )
+    checked = []
+    model.learn(64)
+    for step in model._compiled_steps.values():
+        assert step.is_compiled
+        function, check = step._function, step._function._checked
+        function._checked = lambda *arguments, check=check: (checked.append(1), check(*arguments))[1]
+    model.learn(2 * 64, reset_num_timesteps=False)
+    assert len(checked) == 2 * len(model._compiled_steps), "once for each loss and update"
+    for step in model._compiled_steps.values():
+        assert step._data is None
+        assert step._fixed is None
+        assert step._function._arguments == ()
