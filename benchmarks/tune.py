@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from contextlib import redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
@@ -26,7 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from sb3_trl.study.run import Job, Run, train
-from sb3_trl.zoo.experiment import Experiment
+from sb3_trl.zoo.experiment import read_settings
 from sb3_trl.zoo.registry import register
 
 
@@ -65,11 +63,8 @@ class Search:
             params["policy_kwargs"] = self.network[params.pop("network")].replace("STD", str(params.pop("init_std")))
         if "n_envs" in params and "rollout" in params:
             params["n_steps"] = params.pop("rollout") // params["n_envs"]
-        with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-            experiment = Experiment(
-                argparse.Namespace(), self.algo, self.env, folder, hyperparams=params, config=self.conf_file
-            )
-            return dict(experiment.read_hyperparameters()[1]) | {"n_timesteps": self.n_timesteps}
+        settings = read_settings(self.algo, self.env, self.conf_file, params)
+        return settings | {"n_timesteps": self.n_timesteps}
 
     def objective(self, trial: optuna.Trial) -> float:
         """Train all seeds, and return the mean of their last five evaluations."""

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch as th
-import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trl.fixpo import FixPO
-from sb3_trl.zoo.registry import hyperparameter_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,10 +56,11 @@ class RecordedFixPO(FixPO):
 
 def fixpo_settings(task: str) -> dict[str, Any]:
     """Return the number of environments, and the constructor's arguments, of a task in ``fixpo_paper.yml``."""
-    path = hyperparameter_file("fixpo_paper.yml")
-    assert path is not None
-    entries = yaml.safe_load(path.read_text())
-    settings = dict(entries.get(task, entries["default"]))
+    from sb3_trl.zoo.experiment import read_settings
+    from sb3_trl.zoo.registry import register
+
+    register()
+    settings = read_settings("fixpo", task, "fixpo_paper.yml")
     for key in ("normalize", "policy", "n_timesteps", "env_kwargs"):
         settings.pop(key, None)
     settings["policy_kwargs"] = eval(settings.get("policy_kwargs", "None"))

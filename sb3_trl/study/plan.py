@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 from collections.abc import Callable, Sequence
@@ -95,16 +94,12 @@ def make_jobs(groups: Sequence[Group], finished: Sequence[Run], seed_batch: bool
 
 
 def _group(description: Description, method: Method, task: str) -> Group:
-    from sb3_trl.zoo.experiment import Experiment
+    from sb3_trl.zoo.experiment import read_settings
 
-    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        try:
-            experiment = Experiment(
-                argparse.Namespace(), method.algo, task, folder, hyperparams=method.params, config=method.conf_file
-            )
-            saved = dict(experiment.read_hyperparameters()[1])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise method.error(f"{method.label} on {task}: {error}") from error
+    try:
+        saved = read_settings(method.algo, task, method.conf_file, method.params)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise method.error(f"{method.label} on {task}: {error}") from error
     n_timesteps = description.n_timesteps or int(saved["n_timesteps"])
     if description.eval_freq > n_timesteps:
         message = f"eval_freq {description.eval_freq} is more than the {n_timesteps} steps of {method.label} on {task}"

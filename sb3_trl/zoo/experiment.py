@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import io
 import shlex
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
@@ -17,7 +20,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, closest, hyperparameter_file, hyperparameter_files
 
-__all__ = ["Experiment", "find_configuration", "hyperparameters_of"]
+__all__ = ["Experiment", "find_configuration", "hyperparameters_of", "read_settings"]
 
 #: Keys of a YAML file that the RL Zoo uses itself; every other key goes to the algorithm's constructor.
 ZOO_KEYS = (
@@ -91,6 +94,20 @@ class Experiment(ExperimentManager):
                 f"Training ended after {model.num_timesteps} of {self.n_timesteps} steps. To go on:\n"
                 f"  {sys.argv[0]} {shlex.join(sys.argv[1:])} -i {self.save_path}/{self.env_name}.zip -n {steps_left}"
             )
+
+
+def read_settings(algo: str, task: str, config: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a YAML file's entry for a task, as the file has it, with changes; nothing is printed.
+
+    :param algo: The algorithm's RL Zoo key.
+    :param task: Id of the environment.
+    :param config: Argument of ``--conf-file``, ``None`` for the algorithm's own.
+    :param params: Replace the entry's.
+    :raises ValueError: for a file or an entry that cannot be read.
+    """
+    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        experiment = Experiment(argparse.Namespace(), algo, task, folder, hyperparams=params, config=config)
+        return dict(experiment.read_hyperparameters()[1])
 
 
 def find_configuration(name: str | None, algo: str) -> str | None:
