@@ -35,6 +35,7 @@ __all__ = [
     "estimate_of",
     "final_table",
     "final_text",
+    "runs_text",
     "variants_of",
     "versions_text",
 ]
@@ -156,6 +157,13 @@ def _complete(scores: pd.DataFrame) -> dict[str, np.ndarray]:
     counts = scores.groupby(["variant", "task"]).size().unstack(fill_value=0)
     complete = counts.index[(counts == counts.to_numpy().max(initial=0)).all(axis=1)]
     return {name: score_matrix(scores[scores.variant == name]) for name in complete}
+
+
+def runs_text(table: pd.DataFrame) -> str:
+    """Return how many seeds a table's runs have, and how many steps, as text."""
+    steps = " or ".join(f"{step:.0f}" for step in sorted(table.groupby("task").step.max().unique()))
+    seeds = sorted(table.groupby(["variant", "task"]).seed.nunique().unique())
+    return f"{' or '.join(map(str, seeds))} seeds, {steps} steps"
 
 
 def versions_text(table: pd.DataFrame) -> str:

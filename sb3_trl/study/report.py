@@ -16,6 +16,7 @@ from sb3_trl.study.item import (
     by_variant,
     divergence_texts,
     estimate_of,
+    runs_text,
     variants_of,
     versions_text,
 )
@@ -56,8 +57,8 @@ def report(
         reference is given, or runs with fewer than ``last`` evaluations.
     """
     table = _chosen(table, variants)
-    if reference is not None and reference not in variants_of(table):
-        raise ValueError(f"There is no variant {reference!r}. There are {', '.join(variants_of(table))}.")
+    if reference is not None:
+        _check_variants(table, [reference])
     out.mkdir(parents=True, exist_ok=True)
     styles = _styles(variants_of(table))
     final = final_evaluations(table, last)
@@ -113,10 +114,15 @@ def _chosen(table: pd.DataFrame, variants: Sequence[str] | None) -> pd.DataFrame
     """Return the rows of some variants, in their order."""
     if variants is None:
         return table
-    for name in variants:
-        if name not in variants_of(table):
-            raise ValueError(f"There is no variant {name!r}. There are {', '.join(variants_of(table))}.")
+    _check_variants(table, variants)
     return pd.concat([table[table.variant == name] for name in variants], ignore_index=True)
+
+
+def _check_variants(table: pd.DataFrame, names: Sequence[str]) -> None:
+    there = variants_of(table)
+    for name in names:
+        if name not in there:
+            raise ValueError(f"There is no variant {name!r}. There are {', '.join(there)}.")
 
 
 def _random_returns(table: pd.DataFrame) -> dict[str, float]:
@@ -154,10 +160,8 @@ def _divergence_text(table: pd.DataFrame) -> str:
 
 
 def _caption(table: pd.DataFrame, last: int) -> str:
-    steps = " or ".join(f"{step:.0f}" for step in sorted(table.groupby("task").step.max().unique()))
-    seeds = sorted(table.groupby(["variant", "task"]).seed.nunique().unique())
     return (
-        f"{' or '.join(map(str, seeds))} seeds, {steps} steps. A run counts as the mean of its last {last} "
+        f"{runs_text(table)}. A run counts as the mean of its last {last} "
         "evaluations, with deterministic actions. Numbers are means over seeds ± half the 95 % interval (Student's t), "
         f"bands the same. {versions_text(table)}."
     )

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from sb3_trl.study.fixpo_items import FIXPO_ITEMS
-from sb3_trl.study.item import Item, Results, versions_text
+from sb3_trl.study.item import Item, Results, runs_text, versions_text
 from sb3_trl.study.random_policy import shipped_returns
 from sb3_trl.study.scales import SCALES, Part, scale_settings, scaled_study, seconds
 from sb3_trl.study.trpl_items import TRPL_ITEMS
@@ -167,10 +167,8 @@ def _page(name: str, item: Item, scale: str, table: pd.DataFrame, text: str) -> 
 def _caption(scale: str, table: pd.DataFrame) -> str:
     """Return how the numbers came about: scale, seeds, steps, evaluations, versions."""
     settings = scale_settings(scale)
-    steps = " or ".join(f"{step:.0f}" for step in sorted(table.groupby("task").step.max().unique()))
-    seeds = sorted(table.groupby(["variant", "task"]).seed.nunique().unique())
     return (
-        f"Scale **{scale}** ({settings['summary']}): {' or '.join(map(str, seeds))} seeds, {steps} steps. Numbers are "
+        f"Scale **{scale}** ({settings['summary']}): {runs_text(table)}. Numbers are "
         f"means over seeds ± half the 95 % interval (Student's t), bands the same; where there are fewer than three "
         f"seeds, thin lines are the runs. Final results, “at the end”, are means of the last {settings['last']} "
         f"evaluations, with deterministic actions. {versions_text(table)}."
