@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/train"))
     parser.add_argument("--env", default="HalfCheetah-v5")
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes")
     parser.add_argument("--out", type=Path, default=Path("film.mp4"))
     args = parser.parse_args()
 
@@ -34,6 +35,7 @@ def main() -> None:
     env.training, env.norm_reward = False, False
     model = TRPL.load(args.run / "model.zip", device="cpu")
 
+    env.seed(args.seed)
     total, observation = 0.0, env.reset()
     with imageio.get_writer(args.out, fps=plain.metadata["render_fps"], macro_block_size=2) as film:
         for _ in range(args.steps):
