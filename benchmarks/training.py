@@ -18,12 +18,13 @@ from typing import Any
 
 import stable_baselines3
 import torch as th
+from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_trl import TRPL, FixPO, LeanPPO
+from sb3_trl import TRPL, FixPO, LeanPPO, LeanTRPO
 from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.study import SeedBatch
 
@@ -55,6 +56,13 @@ PPO_PAPER: dict[str, Any] = {"n_steps": 2048, "batch_size": 64, "clip_range_vf":
 def normalized(seed: int = 0) -> VecNormalize:
     """Normalised observations and rewards."""
     return VecNormalize(make_vec_env("HalfCheetah-v5", seed=seed))
+
+
+def trpo_of_the_zoo(cls: type[TRPO]) -> TRPO:
+    """The settings of ``trpo_v5.yml`` for Ant."""
+    env = make_vec_env("Ant-v5", n_envs=2, env_kwargs={"include_cfrc_ext_in_observation": False})
+    options = {"n_steps": 1024, "cg_max_steps": 25, "n_critic_updates": 20, "target_kl": 0.04, "device": "cpu"}
+    return cls("MlpPolicy", VecNormalize(env), **options)
 
 
 def seeds(n_seeds: int, cls: type[TrustRegionAlgorithm] = TRPL, batch_size: int = 32) -> SeedBatch:
@@ -98,6 +106,10 @@ CONTESTS: dict[str, Contest] = {
     "tuned_ppo": {
         "SB3 PPO, tuned": lambda: tuned(PPO),
         "LeanPPO, tuned, compiled": lambda: tuned(LeanPPO, compile=True),
+    },
+    "trpo": {
+        "sb3-contrib TRPO": lambda: trpo_of_the_zoo(TRPO),
+        "LeanTRPO": lambda: trpo_of_the_zoo(LeanTRPO),
     },
     "fixpo": {
         "SB3 PPO": lambda: authors(PPO),

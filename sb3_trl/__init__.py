@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sb3_trl.distributions import ProjectedGaussianDistribution
     from sb3_trl.fixpo import FixPO
     from sb3_trl.lean_ppo import LeanPPO
+    from sb3_trl.lean_trpo import LeanTRPO
     from sb3_trl.papi import PAPI
     from sb3_trl.policies import TRPLPolicy
     from sb3_trl.schedules import StateBound
@@ -23,6 +24,7 @@ _MODULES = {
     "TRPL": "trpl",
     "FixPO": "fixpo",
     "LeanPPO": "lean_ppo",
+    "LeanTRPO": "lean_trpo",
     "PAPI": "papi",
     "TRPLPolicy": "policies",
     "ProjectedGaussianDistribution": "distributions",
@@ -35,6 +37,7 @@ __all__ = [
     "TRPL",
     "FixPO",
     "LeanPPO",
+    "LeanTRPO",
     "ProjectedGaussianDistribution",
     "StateBound",
     "TRPLPolicy",

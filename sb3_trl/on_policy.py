@@ -24,7 +24,7 @@ from sb3_trl.lean_rollout import can_collect, collect_rollout
 from sb3_trl.rollout import FiniteCheckCallback, Rollout, Table, chunks, rollout_from_buffer, table
 from sb3_trl.steps import CompiledStep, EagerStep, StepLoss
 
-__all__ = ["RunningMeans", "TrustRegionAlgorithm"]
+__all__ = ["LeanRollouts", "RunningMeans", "TrustRegionAlgorithm"]
 
 #: Gradient steps that repay the seconds of compilation.
 _STEPS_WORTH_COMPILING = 60_000
@@ -57,7 +57,19 @@ class RunningMeans:
         return dict(zip(whole, means, strict=True))
 
 
-class TrustRegionAlgorithm(OnPolicyAlgorithm):
+class LeanRollouts(OnPolicyAlgorithm):
+    """Collects the rollouts of SB3 with less work per step, for the policies of SB3 and of this package."""
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer, as in SB3; for policies and buffers of another kind by SB3's own method."""
+        if can_collect(self):
+            return collect_rollout(self, callback, rollout_buffer, n_rollout_steps)
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+
+class TrustRegionAlgorithm(LeanRollouts):
     """Base class of TRPL, FixPO and their relatives."""
 
     #: Name of the TensorBoard run.
@@ -142,14 +154,6 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 )
 
     # --- the rollout and passes over it ---
-
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """Fill the buffer, as in SB3; with less work per step for the policies of SB3 and of this package."""
-        if can_collect(self):
-            return collect_rollout(self, callback, rollout_buffer, n_rollout_steps)
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def _rollout(self) -> Rollout:
         return rollout_from_buffer(self.rollout_buffer)

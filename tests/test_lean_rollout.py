@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from support import PointEnv, Recorder, make_model, vec_env
 from torch import nn
 
-from sb3_trl import TRPL, FixPO, LeanPPO
+from sb3_trl import TRPL, FixPO, LeanPPO, LeanTRPO
 from sb3_trl.lean_rollout import LeanActor, can_collect, generalized_advantages
 from sb3_trl.policies import MlpPolicy, SingleOptimizerPolicy
 
@@ -109,6 +109,8 @@ CASES = [
     (FixPO, "discrete", {"policy_kwargs": {"share_features_extractor": False}}),
     (LeanPPO, "box", {"policy_kwargs": {"activation_fn": nn.ReLU}}),
     (LeanPPO, "box", {"policy": SingleOptimizerPolicy, "policy_kwargs": {"contextual_std": True}}),
+    (LeanTRPO, "box", {"normalize": True}),
+    (LeanTRPO, "discrete", {}),
     (TRPL, "box", {}),
     (TRPL, "matrix", {"normalize": True}),
     (TRPL, "box", {"policy_kwargs": {"contextual_std": True}}),

@@ -69,16 +69,18 @@ def test_every_algorithm_has_a_file():
         assert hyperparameter_file(key) is not None
 
 
-def test_lean_ppo_has_the_settings_of_ppo(tmp_path):
-    """Every file of PPO's is one of its own too, and the RL Zoo's is the default."""
+@pytest.mark.parametrize(("lean", "usual"), SETTINGS_OF.items())
+def test_lean_algorithms_have_the_settings_of_the_usual_ones(tmp_path, lean, usual):
+    """Every file of theirs is one of its own too, and the RL Zoo's is the default."""
     register()
-    for name in (None, "ppo_paper.yml"):
-        default, ppo = (
-            Experiment(argparse.Namespace(), algo, "Pendulum-v1", str(tmp_path), n_timesteps=-1, config=name)
-            for algo in ("lean_ppo", "ppo")
+    for name in (None, "ppo_paper.yml" if usual == "ppo" else "trpo_v5.yml"):
+        env = "Pendulum-v1" if name != "trpo_v5.yml" else "Hopper-v5"
+        ours, theirs = (
+            Experiment(argparse.Namespace(), algo, env, str(tmp_path), n_timesteps=-1, config=name)
+            for algo in (lean, usual)
         )
-        assert default.config == ppo.config
-        assert default.read_hyperparameters()[1] == ppo.read_hyperparameters()[1]
+        assert ours.config == theirs.config
+        assert ours.read_hyperparameters()[1] == theirs.read_hyperparameters()[1]
 
 
 #: The tasks of both papers in Gymnasium's current versions, and the common small ones.
@@ -102,7 +104,7 @@ ENTRIES = [
     for algo in (name.partition(".")[0].partition("_")[0],)
     for env in yaml.safe_load(path.read_text())
 ]
-ENTRIES += [(name, "lean_ppo", env) for name, algo, env in ENTRIES if algo == "ppo"]
+ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, algo, env in ENTRIES if algo == usual]
 #: Environments for entries that name none, and what has to be installed for them.
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
 REQUIREMENTS = {"atari": "ale_py"}

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 SCALES = ("smoke", "small", "paper")
 
 #: Environment steps per second of one run on one core, without evaluations; for estimates of time.
-SPEED = {"trpl": 2300, "papi": 2000, "lean_ppo": 4500, "ppo": 1800, "trpo": 1500, "fixpo": 8000}
+SPEED = {"trpl": 2300, "papi": 2000, "lean_ppo": 4500, "ppo": 1800, "trpo": 1500, "lean_trpo": 2500, "fixpo": 8000}
 SPEED_OF_EVALUATION, LENGTH_OF_EPISODE, SECONDS_TO_START = 6000, 700, 2
 
 

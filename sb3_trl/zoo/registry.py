@@ -11,14 +11,14 @@ import sb3_trl
 __all__ = ["SETTINGS_OF", "algorithms", "closest", "hyperparameter_file", "hyperparameter_files", "register"]
 
 #: Algorithms whose hyperparameters are by default those of another.
-SETTINGS_OF = {"lean_ppo": "ppo"}
+SETTINGS_OF = {"lean_ppo": "ppo", "lean_trpo": "trpo"}
 
 
 def algorithms() -> dict[str, type]:
     """Return the package's algorithms by their RL Zoo key."""
-    from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
+    from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanTRPO
 
-    return {"trpl": TRPL, "fixpo": FixPO, "papi": PAPI, "lean_ppo": LeanPPO}
+    return {"trpl": TRPL, "fixpo": FixPO, "papi": PAPI, "lean_ppo": LeanPPO, "lean_trpo": LeanTRPO}
 
 
 def register() -> None:

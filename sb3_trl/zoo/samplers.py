@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
-from rl_zoo3.hyperparams_opt import convert_onpolicy_params, sample_ppo_params
+from rl_zoo3.hyperparams_opt import convert_onpolicy_params, sample_ppo_params, sample_trpo_params
 
 __all__ = ["CONVERTERS", "SAMPLERS"]
 
@@ -88,10 +88,12 @@ SAMPLERS = {
     "fixpo": sample_fixpo_params,
     "papi": sample_papi_params,
     "lean_ppo": sample_ppo_params,
+    "lean_trpo": sample_trpo_params,
 }
 CONVERTERS = {
     "trpl": convert_trpl_params,
     "fixpo": convert_onpolicy_params,
     "papi": convert_trpl_params,
     "lean_ppo": convert_onpolicy_params,
+    "lean_trpo": convert_onpolicy_params,
 }
