@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from support import PointEnv, event_file, vec_env
 
 from sb3_trl import __version__
-from sb3_trl.study import Study, StudyError
+from sb3_trl.study import Selection, Study, StudyError
 from sb3_trl.study.store import COLUMNS
 
 #: Every run takes a second or less.
@@ -334,6 +334,19 @@ def test_methods_and_seeds_can_be_added(tmp_path):
     assert [str(run) for run in study.finished] == ["A on Pendulum-v1, seed 0", "B on Pendulum-v1, seed 0"]
     study.store.write_results("renamed", study.runs)
     assert [row["study"] for row in table(study.store.folder)] == ["renamed", "renamed"]
+
+
+def test_the_table_keeps_the_runs_that_are_not_trained_again(tmp_path):
+    assert load(tmp_path, ONE).run(jobs=1) == []
+    before = table(tmp_path / "out")
+    changed = ONE.replace("seeds: 1", "seeds: 2")
+    (tmp_path / "small.yml").write_text(changed)
+    study = Study.load(tmp_path / "small.yml", tmp_path / "out", selection=Selection(variant=["B"], seed=[1]))
+    assert study.run(jobs=1) == []
+    assert {str(run) for run in study.finished} == {
+        f"{variant} on Pendulum-v1, seed {seed}" for variant, seed in ("A0", "B0", "B1")
+    }
+    assert [row for row in table(tmp_path / "out") if row["seed"] == "0"] == before
 
 
 # --- failures ---

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sb3_trl.study.reader import StudyError
     from sb3_trl.study.seed_batch import SeedBatch
+    from sb3_trl.study.selection import Selection
     from sb3_trl.study.study import Study
 
-_MODULES = {"SeedBatch": "seed_batch", "Study": "study", "StudyError": "reader"}
+_MODULES = {"SeedBatch": "seed_batch", "Selection": "selection", "Study": "study", "StudyError": "reader"}
 
-__all__ = ["SeedBatch", "Study", "StudyError"]
+__all__ = ["SeedBatch", "Selection", "Study", "StudyError"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,9 +16,11 @@ __all__ = ["main"]
 def main() -> None:
     """Train the study that the arguments name; end with status 1 if a run failed."""
     arguments = _parser().parse_args()
+    from sb3_trl.study.selection import Selection
     from sb3_trl.study.study import Study, describe
 
-    study = Study.load(arguments.file, arguments.out, arguments.gym_packages)
+    selection = Selection(arguments.variants, arguments.tasks, arguments.seeds)
+    study = Study.load(arguments.file, arguments.out, arguments.gym_packages, selection)
     if arguments.dry_run:
         print(describe(study, study.jobs(arguments.seed_batch, arguments.device, arguments.rerun_changed)))
         return
@@ -52,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", type=Path, metavar="FILE.yml", help="the study")
     parser.add_argument("--out", type=Path, help="folder of the results (default: studies/<name>)")
+    parser.add_argument("--variants", nargs="+", help="methods to train (default: all)")
+    parser.add_argument("--tasks", nargs="+", help="tasks to train on (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="seeds to train (default: all)")
     parser.add_argument("--jobs", type=_jobs, default=-1, help="processes side by side (default: one on every core)")
     parser.add_argument(
         "--backend",

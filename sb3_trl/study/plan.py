@@ -69,11 +69,11 @@ def make_plan(path: Path, packages: Sequence[str] = ()) -> Plan:
     )
 
 
-def make_jobs(groups: Sequence[Group], finished: Sequence[Run], seed_batch: bool | None, job: Job) -> list[Job]:
+def make_jobs(groups: Sequence[Group], left: Sequence[Run], seed_batch: bool | None, job: Job) -> list[Job]:
     """Return the jobs that are left to do, after making one model of each group to see that it can be made.
 
     :param groups: Variants on tasks.
-    :param finished: Runs that are not to be done again.
+    :param left: Those of their runs that are left to do.
     :param seed_batch: Whether seeds train in batches where they can; ``None``: where compiling also pays.
     :param job: The rest of every job.
     :raises StudyError: for a model that cannot be made, with its line.
@@ -81,11 +81,11 @@ def make_jobs(groups: Sequence[Group], finished: Sequence[Run], seed_batch: bool
     jobs = []
     for group in groups:
         chunks = [group.runs[i : i + SEEDS_TOGETHER] for i in range(0, len(group.runs), SEEDS_TOGETHER)]
-        left = [tuple(run for run in chunk if run not in finished) for chunk in chunks]
-        if not any(left):
+        parts_left = [tuple(run for run in chunk if run in left) for chunk in chunks]
+        if not any(parts_left):
             continue
         compiles = _try(group, job)
-        for chunk, runs in zip(chunks, left, strict=True):
+        for chunk, runs in zip(chunks, parts_left, strict=True):
             pays = compiles is not None and compiles(len(chunk))
             together = compiles is not None and (pays if seed_batch is None else seed_batch)
             parts = [runs] if together and runs else [(run,) for run in runs]

@@ -13,6 +13,7 @@ from sb3_trl.study.plan import Plan, make_jobs, make_plan
 from sb3_trl.study.progress import Display
 from sb3_trl.study.reader import StudyError
 from sb3_trl.study.run import Job, Run
+from sb3_trl.study.selection import Selection
 from sb3_trl.study.store import Store
 
 if TYPE_CHECKING:
@@ -27,23 +28,40 @@ class Study:
     :param plan: The runs.
     :param out: The folder; ``None`` for ``studies/<name>``.
     :param packages: Modules that register environments.
+    :param selection: The runs to train, of those of the plan; ``None`` for all.
+    :raises StudyError: for a selection that names what the plan does not have.
     """
 
-    def __init__(self, plan: Plan, out: str | Path | None = None, packages: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        out: str | Path | None = None,
+        packages: Sequence[str] = (),
+        selection: Selection | None = None,
+    ) -> None:
         self.plan = plan
+        self.selection = selection or Selection()
+        self.selection.check(plan.runs)
         self.packages = tuple(packages)
         self.store = Store(Path("studies", file_name(self.name)) if out is None else Path(out))
 
     @classmethod
-    def load(cls, path: str | Path, out: str | Path | None = None, packages: Sequence[str] = ()) -> Study:
+    def load(
+        cls,
+        path: str | Path,
+        out: str | Path | None = None,
+        packages: Sequence[str] = (),
+        selection: Selection | None = None,
+    ) -> Study:
         """Read a study file.
 
         :param path: The file.
         :param out: Folder of the results, ``studies/<name>`` by default.
         :param packages: Modules that register environments.
-        :raises StudyError: for what is wrong with the file, with its line.
+        :param selection: The runs to train, of those of the file; ``None`` for all.
+        :raises StudyError: for what is wrong with the file, with its line, or with the selection.
         """
-        return cls(make_plan(Path(path), packages), out, packages)
+        return cls(make_plan(Path(path), packages), out, packages, selection)
 
     @property
     def name(self) -> str:
@@ -69,7 +87,8 @@ class Study:
         if changed and not rerun_changed:
             raise self._refusal(changed[0])
         job = Job((), True, device, self.packages, str(self.store.status.resolve()), os.getpid())
-        return make_jobs(self.plan.groups, [run for run in finished if run not in changed], seed_batch, job)
+        left = [run for run in self.runs if run in self.selection and (run not in finished or run in changed)]
+        return make_jobs(self.plan.groups, left, seed_batch, job)
 
     def run(
         self,
@@ -127,7 +146,7 @@ class Study:
         return failed
 
     def _changed(self) -> list[Run]:
-        return [run for run in self.finished if self.store.differences(run)]
+        return [run for run in self.finished if run in self.selection and self.store.differences(run)]
 
     def _refusal(self, run: Run) -> StudyError:
         differences = self.store.differences(run).items()
