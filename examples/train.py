@@ -26,7 +26,7 @@ SETTINGS = {
     "mean_bound": 0.03,  # largest KL divergence of an update at any state, the mean's part
     "cov_bound": 0.001,  # the covariance's part
     "trust_region_coef": 8.0,
-    "learning_rate": "lin_3e-4",  # falls linearly to 0
+    "learning_rate": 1e-4,
     "critic_learning_rate": 1e-3,
     "n_steps": 256,  # of each environment
     "batch_size": 64,
