@@ -21,6 +21,12 @@ from sb3_trl.projections import Gaussian, Projection
 from sb3_trl.rollout import Rollout, rollout_from_buffer
 
 KINDS = ["kl", "w2", "frobenius", "joint_kl"]
+ACTION_SPACES = {
+    "box": spaces.Box(-1.0, 1.0, (2,)),
+    "discrete": spaces.Discrete(3),
+    "multi_discrete": spaces.MultiDiscrete([3, 2]),
+    "multi_binary": spaces.MultiBinary(3),
+}
 
 
 class PointEnv(gym.Env):
@@ -68,6 +74,29 @@ class PointEnv(gym.Env):
             "multi_discrete": np.array([sign, 2 * sign]),
             "multi_binary": np.array([sign, 0, 1], np.int8),
         }[self.kind]
+
+
+class ActionEnv(gym.Env):
+    """The reward depends on the observation and on every number of the action, whatever its space."""
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (4,))
+        self.action_space = copy.deepcopy(action_space)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        reward = float(self.state[0] * np.sum(action))
+        return self._observe(), reward, False, self.steps >= 16, {}
+
+    def _observe(self):
+        self.state = self.np_random.uniform(-1, 1, 4).astype(np.float32)
+        return self.state
 
 
 class BrokenEnv(PointEnv):

@@ -2,50 +2,22 @@
 
 import copy
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
-from support import SHARED, PointEnv, Recorder, vec_env
+from support import ACTION_SPACES, SHARED, ActionEnv, PointEnv, Recorder, vec_env
 from torch import nn
 
 from sb3_trl import FixPO
 from sb3_trl.action_parameters import action_parameters
 from sb3_trl.penalty import BetaDual, bernoulli_kl, categorical_kl
 
-ACTION_SPACES = {
-    "box": spaces.Box(-1.0, 1.0, (2,)),
-    "discrete": spaces.Discrete(3),
-    "multi_discrete": spaces.MultiDiscrete([3, 2]),
-    "multi_binary": spaces.MultiBinary(3),
-}
-
-
-class GuessEnv(gym.Env):
-    """Reward for the first number of the action, whatever its space."""
-
-    def __init__(self, action_space: spaces.Space) -> None:
-        self.observation_space = spaces.Box(-1.0, 1.0, (4,))
-        self.action_space = copy.deepcopy(action_space)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.np_random.uniform(-1, 1, 4).astype(np.float32), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action), action
-        self.steps += 1
-        observation = self.np_random.uniform(-1, 1, 4).astype(np.float32)
-        return observation, float(np.sum(action)), False, self.steps >= 16, {}
-
 
 def make_fixpo(env=None, policy="MlpPolicy", **kwargs) -> FixPO:
     small = {"n_steps": 128, "batch_size": 32, "n_epochs": 3, "seed": 0, "device": "cpu"}
-    return FixPO(policy, GuessEnv(ACTION_SPACES["box"]) if env is None else env, **(small | kwargs))
+    return FixPO(policy, ActionEnv(ACTION_SPACES["box"]) if env is None else env, **(small | kwargs))
 
 
 def logs_of(model: FixPO, updates: int) -> list[dict]:
@@ -87,7 +59,7 @@ class Witness:
 @pytest.mark.parametrize("space", ACTION_SPACES)
 def test_no_state_ever_moves_further_than_the_bound(space, direction, monkeypatch):
     """With a learning rate 100 times too high, and a bound that the primary phase alone does not keep."""
-    model = make_fixpo(GuessEnv(ACTION_SPACES[space]), learning_rate=3e-2, kl_bound=0.05, kl_direction=direction)
+    model = make_fixpo(ActionEnv(ACTION_SPACES[space]), learning_rate=3e-2, kl_bound=0.05, kl_direction=direction)
     witness = Witness(model, monkeypatch)
     logs = logs_of(model, 4)
     assert max(witness.largest) <= 0.05 * (1 + 1e-3)
@@ -101,7 +73,7 @@ def test_no_state_ever_moves_further_than_the_bound(space, direction, monkeypatc
 def test_no_state_ever_moves_further_than_the_bound_compiled(space, monkeypatch):
     """Where compiled code looks first, and a chunk of the fixup phase is smaller than the others."""
     options = {"learning_rate": 3e-2, "kl_bound": 0.05, "fixup_batch_size": 50, "compile": True}
-    model = make_fixpo(GuessEnv(ACTION_SPACES[space]), **options)
+    model = make_fixpo(ActionEnv(ACTION_SPACES[space]), **options)
     witness = Witness(model, monkeypatch)
     logs = logs_of(model, 4)
     assert model._evaluations
@@ -271,7 +243,7 @@ def test_divergences_equal_torchs():
 @pytest.mark.parametrize("space", ACTION_SPACES)
 def test_action_parameters_equal_sb3s_divergence(space):
     models = [
-        make_fixpo(GuessEnv(ACTION_SPACES[space]), seed=seed, policy_kwargs={"ortho_init": False}) for seed in (0, 1)
+        make_fixpo(ActionEnv(ACTION_SPACES[space]), seed=seed, policy_kwargs={"ortho_init": False}) for seed in (0, 1)
     ]
     observations = th.randn(20, 4)
     distributions = [model.policy.get_distribution(observations) for model in models]

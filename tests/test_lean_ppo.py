@@ -1,19 +1,28 @@
 """LeanPPO learns what SB3's PPO learns: the same updates from the same rollouts, and the same log."""
 
-import copy
 import inspect
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
-from support import PointEnv, Recorder, all_equal, copy_rollout, event_file, parameters, update, vec_env
+from support import (
+    ACTION_SPACES,
+    ActionEnv,
+    PointEnv,
+    Recorder,
+    all_equal,
+    copy_rollout,
+    event_file,
+    parameters,
+    update,
+    vec_env,
+)
 from torch import nn
 
 from sb3_trl import LeanPPO, TrustRegionCallback
@@ -24,12 +33,6 @@ from sb3_trl.study.seed_batch import can_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
-ACTION_SPACES = {
-    "box": spaces.Box(-1.0, 1.0, (2,)),
-    "discrete": spaces.Discrete(3),
-    "multi_discrete": spaces.MultiDiscrete([3, 2]),
-    "multi_binary": spaces.MultiBinary(3),
-}
 #: Three minibatches in an epoch, the last of which is smaller.
 SMALL = {"n_steps": 40, "batch_size": 32, "n_epochs": 3, "seed": 0, "device": "cpu", "learning_rate": 3e-3}
 ZOO_NETWORK = {
@@ -38,29 +41,6 @@ ZOO_NETWORK = {
     "activation_fn": nn.ReLU,
     "net_arch": {"pi": [256, 256], "vf": [256, 256]},
 }
-
-
-class ActionEnv(gym.Env):
-    """The reward depends on the observation and on every number of the action, whatever its space."""
-
-    def __init__(self, action_space: spaces.Space) -> None:
-        self.observation_space = spaces.Box(-1.0, 1.0, (4,))
-        self.action_space = copy.deepcopy(action_space)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return self._observe(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action), action
-        self.steps += 1
-        reward = float(self.state[0] * np.sum(action))
-        return self._observe(), reward, False, self.steps >= 16, {}
-
-    def _observe(self):
-        self.state = self.np_random.uniform(-1, 1, 4).astype(np.float32)
-        return self.state
 
 
 def make(cls: type = LeanPPO, space: str = "box", policy="MlpPolicy", env=None, **kwargs):
