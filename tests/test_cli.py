@@ -21,7 +21,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from sb3_trl import TRPL
 from sb3_trl.zoo import cli, hyperparameter_file, scripts
 from sb3_trl.zoo.experiment import find_configuration
-from sb3_trl.zoo.registry import algorithms
+from sb3_trl.zoo.registry import SETTINGS_OF, algorithms
 from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
 
 SHORT = "--env Pendulum-v1 -n 64 --eval-freq -1 --device cpu --seed 0"
@@ -251,7 +251,7 @@ def test_every_sample_makes_a_model(key):
         trial = study.ask()
         params = SAMPLERS[key](trial, 1, 1, {})
         model = algorithms()[key]("MlpPolicy", "Pendulum-v1", device="cpu", **params)
-        assert model.batch_size <= model.n_steps or key == "lean_ppo", "whose search is the RL Zoo's for PPO"
+        assert model.batch_size <= model.n_steps or key in SETTINGS_OF, "whose search is the RL Zoo's"
         assert CONVERTERS[key](trial.params) == params
         if key == "trpl":
             assert model.policy.action_dist.init_std == trial.params["init_std"]
