@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from yaml.constructor import SafeConstructor
+
+from sb3_trl.zoo.registry import closest
 
 __all__ = ["Entry", "Pair", "StudyError", "compose", "optional"]
 
@@ -54,9 +55,8 @@ class Entry:
     def unknown(self, kind: str, allowed: Iterable[str]) -> StudyError:
         """Return the error for a name that is none of those allowed."""
         known = list(allowed)
-        guesses = difflib.get_close_matches(str(self.value), known, n=1)
-        guess = f", did you mean {guesses[0]!r}?" if guesses else ""
-        return self.error(f"unknown {kind} {self.value!r}{guess or ';'} allowed: {', '.join(known)}")
+        guess = closest(str(self.value), known) or ";"
+        return self.error(f"unknown {kind} {self.value!r}{guess} allowed: {', '.join(known)}")
 
     def mapping(self, example: str) -> dict[str, Pair]:
         """Return the entries of a mapping by their keys."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from sb3_trl.study.reader import StudyError
 from sb3_trl.study.run import Run
+from sb3_trl.zoo.registry import closest
 
 __all__ = ["Selection"]
 
@@ -38,9 +38,8 @@ class Selection:
             known = list(dict.fromkeys(getattr(run, field.name) for run in runs))
             for value in getattr(self, field.name) or ():
                 if value not in known:
-                    guesses = difflib.get_close_matches(str(value), map(str, known), n=1)
-                    guess = f", did you mean {guesses[0]!r}?" if guesses else ""
-                    names = ", ".join(map(str, known))
-                    raise StudyError(f"The study has no {field.name} {value!r}{guess or ';'} it has: {names}")
+                    names = [str(name) for name in known]
+                    guess = closest(str(value), names) or ";"
+                    raise StudyError(f"The study has no {field.name} {value!r}{guess} it has: {', '.join(names)}")
         if not any(run in self for run in runs):
             raise StudyError("The study has no run with this variant, task and seed: not every method has every task.")
