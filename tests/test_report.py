@@ -29,6 +29,8 @@ def table() -> pd.DataFrame:
             "seed": seed,
             "step": 100 * k,
             "eval_return": factor * top * min(k, 5) / 5 + seed - 1,
+            "train_return": [0, 10, 5, 20, 20, 20, 15, 20, 20][k - 1] * factor * (1 + seed),
+            "entropy": 2.0 - factor,
             "kl_mean": factor / 64,
             "kl_spread": 0.0,
             "seconds": 60.0 * k,
@@ -72,6 +74,7 @@ def test_page_and_pictures(table, tmp_path):
     assert scores["reference"].startswith("1.00 (")
     assert scores["weak"].startswith("0.518 (")  # of 482 / 982 and 301 / 551, each three times
     assert "| Hopper-v5 | strong | 0.0312 ± 0.0000 | 0 ± 0 | 0.0312 |" in text
+    assert "| Hopper-v5 | weak | 0.250 ± 0.000 | 0.250 | 1.50 ± 0.00 |" in text
     assert cells(text[text.index("| minutes |") :], "weak") == ["9.0 ± 0.0", "9.0 ± 0.0"]
 
 

@@ -10,6 +10,7 @@ from sb3_trl.study.statistics import (
     evaluations_after,
     final_evaluations,
     interquartile_mean,
+    largest_drops,
     mean_interval,
     normalize,
     score_matrix,
@@ -115,6 +116,30 @@ def test_too_few_evaluations():
         final_evaluations(table, 3)
     with pytest.raises(ValueError, match="1 evaluations where 2 are needed"):
         evaluations_after(table, 1.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("returns", "drop"),
+    [
+        ([0, 1, 5, 10], 0),
+        ([0, 10, 4, 10], 0.6),
+        ([0, 4, 2, 10], 0.2),  # what falls early is little of what is gained in the end
+        ([-10, 0, -10], 1),
+        ([2, 4, 0], 2),  # below where it began
+    ],
+)
+def test_largest_drop_of_a_run(returns, drop):
+    values = np.array(returns, dtype=float)
+    table = pd.concat([runs({("A", "T", 0): list(values)}), runs({("B", "T", 1): list(3 * values - 7)})])
+    shuffled = table.sample(frac=1, random_state=0)
+    result = largest_drops(shuffled)
+    assert list(zip(result.variant, result.seed, strict=True)) == [("A", 0), ("B", 1)]
+    assert np.allclose(result.value, drop), "units do not matter"
+
+
+def test_a_run_that_never_rises_has_no_drop():
+    table = runs({("A", "T", 0): [3, 2, 1], ("A", "T", 1): [1, 2, 3]})
+    assert largest_drops(table).seed.to_list() == [1]
 
 
 # --- over tasks ---

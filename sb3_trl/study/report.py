@@ -21,8 +21,8 @@ from sb3_trl.study.item import (
     versions_text,
 )
 from sb3_trl.study.random_policy import shipped_returns
-from sb3_trl.study.statistics import Estimate, final_evaluations, mean_interval
-from sb3_trl.study.tables import estimate_text, markdown_table
+from sb3_trl.study.statistics import Estimate, final_evaluations, largest_drops, mean_interval
+from sb3_trl.study.tables import estimate_text, markdown_table, number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,6 +73,7 @@ def report(
     if len(measured):
         pictures["divergence"] = draw_curves(measured, "kl_mean", "mean KL(acting ‖ old) (nats)", styles)
         sections += ["## How far updates move the policy", "![divergence](divergence.png)", _divergence_text(measured)]
+    sections += ["## Returns lost on the way, and entropy", _training_text(table, last)]
     sections += ["## How the numbers came about", _caption(table, last), _seconds_text(table)]
     for name, figure in pictures.items():
         figure.savefig(out / f"{name}.png", dpi=150)
@@ -157,6 +158,30 @@ def _divergence_text(table: pd.DataFrame) -> str:
         for name, runs in by_variant(own)
     ]
     return markdown_table(["task", "", *DIVERGENCE_COLUMNS], rows)
+
+
+def _training_text(table: pd.DataFrame, last: int) -> str:
+    """Return a table of returns lost on the way, and of entropies at the end where they were measured."""
+    drops = largest_drops(table, "train_return")
+    measured = table.dropna(subset=["entropy"])
+    entropies = final_evaluations(measured, last, "entropy") if len(measured) else drops.iloc[:0]
+    rows = [
+        [
+            task_name(task),
+            name,
+            estimate_text(estimate_of(drops, name, task)),
+            number_text(drops[(drops.variant == name) & (drops.task == task)].value.max()),
+            estimate_text(estimate_of(entropies, name, task)),
+        ]
+        for task, own in table.groupby("task", sort=False)
+        for name in variants_of(own)
+    ]
+    note = (
+        "The largest drop is the most that the return of training episodes (the mean of 100) has fallen below its "
+        "highest before, as a share of all that the run gained: mean over seeds, and the worst of them."
+    )
+    header = ["task", "", "largest drop", "of any seed", "entropy at the end (nats)"]
+    return f"{markdown_table(header, rows)}\n\n{note}"
 
 
 def _caption(table: pd.DataFrame, last: int) -> str:

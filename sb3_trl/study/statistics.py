@@ -19,6 +19,7 @@ __all__ = [
     "evaluations_after",
     "final_evaluations",
     "interquartile_mean",
+    "largest_drops",
     "mean_interval",
     "normalize",
     "score_matrix",
@@ -92,6 +93,22 @@ def evaluations_after(table: pd.DataFrame, share: float, n: int, key: str = "eva
     table = table.sort_values("step").dropna(subset=[key])
     last = table.groupby(RUN)["step"].transform("max")
     return _means(table[table.step >= share * last].groupby(RUN, sort=False).head(n), n, key)
+
+
+def largest_drops(table: pd.DataFrame, key: str = "eval_return") -> pd.DataFrame:
+    """Return, for every run, the most that a column falls below its highest value before, relative to its whole gain.
+
+    max over t of (max over s ≤ t of x_s − x_t) / (max x − x_0): 0 if it only rises, 1 if it falls from its top to
+    where it began. Columns ``variant``, ``task``, ``seed``, ``value``; runs that never rise are left out.
+
+    :param table: Results; rows in which ``key`` is missing do not count.
+    :param key: The column.
+    """
+    table = table.sort_values("step").dropna(subset=[key])
+    runs = table.groupby(RUN)[key]
+    drops = (runs.cummax() - table[key]).groupby([table[name] for name in RUN]).max()
+    gains = runs.max() - runs.first()
+    return (drops / gains)[gains > 0].rename("value").reset_index()
 
 
 def normalize(
