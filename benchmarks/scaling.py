@@ -20,7 +20,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from training import Contestant, seeds
+from training import Contestant, trpl_seeds
 
 from sb3_trl import TRPL
 from sb3_trl.policies import ForwardPass
@@ -112,7 +112,7 @@ def seed_batches(rounds: int) -> None:
     """Print what an iteration of 2048 steps costs with several seeds."""
     print("\n| seeds | iteration, ms per seed | steps per second, of all seeds |\n|---|---|---|", flush=True)
     for n_seeds in (1, 2, 4, 10, 32):
-        contestant = Contestant(seeds(n_seeds))
+        contestant = Contestant(trpl_seeds(n_seeds))
         for _ in range(rounds):
             contestant.iterate()
         total = statistics.median(contestant.totals)

@@ -37,6 +37,15 @@ def paper(cls: type[BaseAlgorithm], batch_size: int = 32, **kwargs: Any) -> Base
     return cls("MlpPolicy", env, n_steps=2048, batch_size=batch_size, device="cpu", **kwargs)
 
 
+#: The learning rates and the passes of ``trpl_paper.yml``.
+TRPL_PAPER: dict[str, Any] = {"learning_rate": 5e-5, "critic_learning_rate": 4.5e-4, "n_epochs": 20}
+
+
+def trpl(**kwargs: Any) -> BaseAlgorithm:
+    """TRPL with its paper's settings."""
+    return paper(TRPL, **TRPL_PAPER, **kwargs)
+
+
 def authors(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
     """8192 steps of eight environments, minibatches of 512, 10 epochs, networks 64-64."""
     env = make_vec_env("HalfCheetah-v5", n_envs=8)
@@ -65,26 +74,31 @@ def trpo_of_the_zoo(cls: type[TRPO]) -> TRPO:
     return cls("MlpPolicy", VecNormalize(env), **options)
 
 
-def seeds(n_seeds: int, cls: type[TrustRegionAlgorithm] = TRPL, batch_size: int = 32) -> SeedBatch:
+def seeds(n_seeds: int, cls: type[TrustRegionAlgorithm], batch_size: int, **kwargs: Any) -> SeedBatch:
     """As ``paper``, several seeds at once."""
-    options = {"n_steps": 2048, "batch_size": batch_size, "device": "cpu"}
+    options = {"n_steps": 2048, "batch_size": batch_size, "device": "cpu", **kwargs}
     return SeedBatch(
         cls, "MlpPolicy", lambda seed: make_vec_env("HalfCheetah-v5", seed=seed), range(n_seeds), **options
     )
 
 
+def trpl_seeds(n_seeds: int) -> SeedBatch:
+    """As ``trpl``, several seeds at once."""
+    return seeds(n_seeds, TRPL, 32, **TRPL_PAPER)
+
+
 CONTESTS: dict[str, Contest] = {
     "trpl": {
         "SB3 PPO, 20 epochs": lambda: paper(PPO, n_epochs=20),
-        "TRPL-KL, 20 + 10 epochs, compiled": lambda: paper(TRPL, compile=True),
-        "TRPL-KL, 20 + 10 epochs, eager": lambda: paper(TRPL, compile=False),
-        "TRPL-W2, 20 + 10 epochs, compiled": lambda: paper(TRPL, compile=True, projection="w2"),
-        "TRPL-Frobenius, 20 + 10 epochs, compiled": lambda: paper(TRPL, compile=True, projection="frobenius"),
+        "TRPL-KL, 20 + 10 epochs, compiled": lambda: trpl(compile=True),
+        "TRPL-KL, 20 + 10 epochs, eager": lambda: trpl(compile=False),
+        "TRPL-W2, 20 + 10 epochs, compiled": lambda: trpl(compile=True, projection="w2"),
+        "TRPL-Frobenius, 20 + 10 epochs, compiled": lambda: trpl(compile=True, projection="frobenius"),
     },
     "seeds": {
         "SB3 PPO, 20 epochs": lambda: paper(PPO, n_epochs=20),
-        "TRPL-KL, 20 + 10 epochs, compiled": lambda: paper(TRPL, compile=True),
-        "TRPL-KL, 20 + 10 epochs, 10 seeds at once": lambda: seeds(10),
+        "TRPL-KL, 20 + 10 epochs, compiled": lambda: trpl(compile=True),
+        "TRPL-KL, 20 + 10 epochs, 10 seeds at once": lambda: trpl_seeds(10),
     },
     "ppo": {
         "SB3 PPO, 10 epochs": lambda: paper(PPO, 64),

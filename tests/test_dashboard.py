@@ -95,7 +95,7 @@ def test_hyperparameters_of_a_run(run):
     assert values.items() >= {"n_steps": 64, "batch_size": 32, "gamma": 0.99, "n_envs": 2, "seed": 0}.items()
     assert values["algorithm"] == type(model).__name__
     if isinstance(model, TRPL):
-        expected = {"learning_rate": 5e-5, "projection": "kl", "trust_region_coef": 8, "policy/init_std": 0.5}
+        expected = {"learning_rate": 1e-4, "projection": "kl", "trust_region_coef": 8, "policy/init_std": 0.5}
         assert values.items() >= {**expected, "entropy_schedule": "exp", "hard": False}.items()
     else:
         assert values.items() >= {"learning_rate": "0.001 to 0", "kl_bound": 0.5, "beta_init": 1}.items()
