@@ -99,7 +99,7 @@ class ProjectedGaussianDistribution(Distribution):
         action_dim: int,
         covariance: Literal["diag", "full"] = "diag",
         contextual_std: bool = False,
-        init_std: float = 1.0,
+        init_std: float = 0.37,
         min_std: float = 1e-5,
     ) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ class TRPLPolicy(ActorCriticPolicy):
     :param lr_schedule: The actor's learning rate.
     :param covariance: ``"diag"`` or ``"full"``.
     :param contextual_std: Whether the covariance depends on the state.
-    :param init_std: Standard deviation of the untrained policy.
+    :param init_std: Standard deviation of the untrained policy, in the actions' own units.
     :param min_std: Smallest standard deviation.
     :param net_arch: As in SB3; two layers of 64 for each network by default.
     :param activation_fn: As in SB3.
@@ -74,7 +74,7 @@ class TRPLPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         covariance: Literal["diag", "full"] = "diag",
         contextual_std: bool = False,
-        init_std: float = 1.0,
+        init_std: float = 0.37,
         min_std: float = 1e-5,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.Tanh,

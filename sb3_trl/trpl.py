@@ -41,7 +41,8 @@ class TRPL(GaussianAlgorithm):
     The policy that collects rollouts is the network's Gaussian π_θ. The loss looks at its projection π̃ onto a
     trust region around the policy that collected the data, and a penalty keeps π_θ near π̃:
     −E[π̃(a|s)/π_old(a|s)·Â] + α E[d(π_θ, π̃)] (eq. 12). By default, bounds and penalty are the paper's for
-    MuJoCo; learning rates, minibatches and epochs are those that served most tasks best (``trpl.yml``).
+    MuJoCo; learning rates, minibatches, epochs and the initial standard deviation are those that served most tasks
+    best (``trpl.yml``).
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of ``TRPLPolicy``.
     :param env: The environment, or its id. Its actions must be a ``Box``.

@@ -172,9 +172,13 @@ def vec_env(n_envs: int = 1, cls: type[gym.Env] = PointEnv, **kwargs: Any) -> Du
 
 
 def make_model(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> TRPL:
-    """Return a model whose updates take a few milliseconds, on a ``PointEnv`` unless another is given."""
+    """Return a model whose updates take a few milliseconds, on a ``PointEnv`` unless another is given.
+
+    Its standard deviation is 1 at first, if ``policy_kwargs`` does not say otherwise.
+    """
     small = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "n_critic_epochs": 2, "seed": 0, "device": "cpu"}
-    return TRPL(policy, PointEnv() if env is None else env, **(small | kwargs))
+    policy_kwargs = {"init_std": 1.0} | (kwargs.pop("policy_kwargs", None) or {})
+    return TRPL(policy, PointEnv() if env is None else env, policy_kwargs=policy_kwargs, **(small | kwargs))
 
 
 def train_and_record(model: TRPL, updates: int) -> list[dict[str, float]]:

@@ -145,8 +145,9 @@ def test_the_critic_is_left_alone():
 
 
 def test_the_covariance_moves_on_a_straight_line_to_what_the_epochs_made_of_it():
-    model, _, log = projected_model()
-    without, _, _ = projected_model(kl_bound=1e9)
+    policy_kwargs = {"init_std": 1.0}
+    model, _, log = projected_model(policy_kwargs=policy_kwargs)
+    without, _, _ = projected_model(policy_kwargs=policy_kwargs, kl_bound=1e9)
     new, projected = (m.policy.gaussian(th.zeros(1, 3)).std.detach().double() for m in (without, model))
     expected = 1 + log["papi/cov_share"] * (new.square() - 1)
     assert 0 < log["papi/cov_share"] < 1

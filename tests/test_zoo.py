@@ -83,6 +83,20 @@ def test_lean_algorithms_have_the_settings_of_the_usual_ones(tmp_path, lean, usu
         assert ours.read_hyperparameters()[1] == theirs.read_hyperparameters()[1]
 
 
+def test_defaults_of_the_constructor_are_those_of_the_file():
+    entry = yaml.safe_load(hyperparameter_file("trpl").read_text())["default"]
+    model = TRPL("MlpPolicy", "Pendulum-v1", device="cpu")
+    names = inspect.signature(TRPL.__init__).parameters.keys() & entry.keys() - {"policy", "n_steps", "policy_kwargs"}
+    assert {"learning_rate", "critic_learning_rate", "batch_size", "n_epochs", "gamma"} <= names
+    for name in names - {"mean_bound", "cov_bound"}:
+        value = getattr(model, name)
+        assert (value(1) if callable(value) else value) == entry[name], name
+    layer = model.trust_region_layer.projection
+    assert (layer.mean_bound, layer.cov_bound) == (entry["mean_bound"], entry["cov_bound"])
+    assert model.n_steps == entry["n_envs"] * entry["n_steps"], "as many steps in a rollout"
+    assert entry["policy_kwargs"] == f"dict(init_std={model.policy.action_dist.init_std})"
+
+
 #: The tasks of both papers in Gymnasium's current versions, and the common small ones.
 MUJOCO = ["HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer", "Reacher"]
 MUJOCO = [f"{name}-v5" for name in (*MUJOCO, "InvertedPendulum", "InvertedDoublePendulum")]
