@@ -1,5 +1,6 @@
 """The ``sb3-trl`` command: help, settings, errors, and the processes that it starts."""
 
+import os
 import re
 import shlex
 import signal
@@ -228,6 +229,17 @@ def test_an_interrupt_before_training_ends_quietly(run, monkeypatch):
 
 
 # --- other processes, and the search for hyperparameters ---
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
+def test_whoever_reads_the_output_may_stop_early(tmp_path):
+    (tmp_path / "many.yml").write_text("tasks: [Pendulum-v1]\nseeds: 3\nmethods: {A: {algo: ppo}}\n")
+    code = "import sys; from sb3_trl.zoo.cli import main; sys.argv[1:] = ['study', 'many.yml', '--dry-run']; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 1)
 
 
 def test_scripts_of_the_zoo_start_the_command(monkeypatch):

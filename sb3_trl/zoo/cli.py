@@ -7,6 +7,7 @@ this package's own.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -102,8 +103,12 @@ def _run(name: str, arguments: list[str]) -> None:
         _prepare()
         _check_algorithm(known.algo)
         COMMANDS[name].run()
+        print(end="", flush=True)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         explained = name in EXPLAINED or isinstance(error, OSError)
         if known.verbose > 1 or not explained or not _is_users(error):
