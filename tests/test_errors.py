@@ -94,7 +94,7 @@ def test_discrete_actions(space):
 
 def test_a_policy_without_a_gaussian():
     with pytest.raises(ValueError, match=r"ActorCriticPolicy has no Gaussian that can be projected: use 'MlpPolicy'"):
-        make_model(policy=ActorCriticPolicy)
+        TRPL(ActorCriticPolicy, PointEnv())
 
 
 def test_arguments_of_a_policy_of_ones_own_are_known():
