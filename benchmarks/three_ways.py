@@ -23,12 +23,12 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from training import TRPL_PAPER
 
 from sb3_trl import TRPL
 from sb3_trl.study import SeedBatch
 
 WAYS = ("eager", "compiled", "seed batch")
-SETTINGS = {"learning_rate": 5e-5, "critic_learning_rate": 4.5e-4, "batch_size": 32, "n_epochs": 20}
 FIELDS = ("way", "seed", "step", "return", "kl_mean", "entropy", "seconds")
 
 
@@ -68,13 +68,13 @@ def train(way: str, seeds: Sequence[int], timesteps: int) -> Iterator[tuple[int,
     """Yield every seed with what its training recorded."""
     if way == "seed batch":
         recorders = {seed: Recorder() for seed in seeds}
-        batch = SeedBatch(TRPL, "MlpPolicy", normalized, seeds, device="cpu", **SETTINGS)
+        batch = SeedBatch(TRPL, "MlpPolicy", normalized, seeds, device="cpu", **TRPL_PAPER)
         batch.learn(timesteps, lambda model: recorders[model.seed])
         yield from recorders.items()
         return
     for seed in seeds:
         recorder = Recorder()
-        model = TRPL("MlpPolicy", normalized(seed), seed=seed, device="cpu", compile=way == "compiled", **SETTINGS)
+        model = TRPL("MlpPolicy", normalized(seed), seed=seed, device="cpu", compile=way == "compiled", **TRPL_PAPER)
         model.learn(timesteps, recorder)
         yield seed, recorder
 

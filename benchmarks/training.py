@@ -37,8 +37,14 @@ def paper(cls: type[BaseAlgorithm], batch_size: int = 32, **kwargs: Any) -> Base
     return cls("MlpPolicy", env, n_steps=2048, batch_size=batch_size, device="cpu", **kwargs)
 
 
-#: The learning rates and the passes of ``trpl_paper.yml``.
-TRPL_PAPER: dict[str, Any] = {"learning_rate": 5e-5, "critic_learning_rate": 4.5e-4, "n_epochs": 20}
+#: What ``trpl_paper.yml`` has otherwise than the constructor.
+TRPL_PAPER: dict[str, Any] = {
+    "learning_rate": 5e-5,
+    "critic_learning_rate": 4.5e-4,
+    "batch_size": 32,
+    "n_epochs": 20,
+    "policy_kwargs": {"init_std": 1.0},
+}
 
 
 def trpl(**kwargs: Any) -> BaseAlgorithm:
@@ -84,7 +90,7 @@ def seeds(n_seeds: int, cls: type[TrustRegionAlgorithm], batch_size: int, **kwar
 
 def trpl_seeds(n_seeds: int) -> SeedBatch:
     """As ``trpl``, several seeds at once."""
-    return seeds(n_seeds, TRPL, 32, **TRPL_PAPER)
+    return seeds(n_seeds, TRPL, **TRPL_PAPER)
 
 
 CONTESTS: dict[str, Contest] = {
