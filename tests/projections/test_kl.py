@@ -31,8 +31,8 @@ def test_covariance_solves_eq_10(kind, bound):
     projected = KLProjection(1.0, bound)(new, old)
     for i in range(3):
         expected = oracles.kl_covariance(new.covariance[i].numpy(), old.covariance[i].numpy(), bound)
-        # The solver's error is one of the whole matrix, and another on another processor.
-        np.testing.assert_allclose(projected.covariance[i].numpy(), expected, rtol=0, atol=1e-5 * expected.max())
+        # On some processors the solver comes no closer than 2e-6.
+        np.testing.assert_allclose(projected.covariance[i].numpy(), expected, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full"])
