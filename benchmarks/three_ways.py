@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=500_000)
     parser.add_argument("--out", type=Path, required=True, help="CSV and picture are written to OUT.*")
     args = parser.parse_args()
+    if args.timesteps < 22_528:
+        parser.error("--timesteps must be at least 22528: returns are recorded after every tenth rollout of 2048.")
     th.set_num_threads(1)
     path = args.out.with_suffix(".csv")
     if not path.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sb3_contrib import TRPO
 
 from sb3_trl.on_policy import LeanRollouts
@@ -16,3 +18,5 @@ class LeanTRPO(LeanRollouts, TRPO):
     another order, so a seed is another run. Callbacks find neither ``obs_tensor`` nor ``values`` and ``log_probs``
     among their locals while a rollout is collected: they are not known yet.
     """
+
+    name: ClassVar[str] = "LeanTRPO"

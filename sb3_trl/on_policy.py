@@ -60,35 +60,8 @@ class RunningMeans:
 class LeanRollouts(OnPolicyAlgorithm):
     """Collects the rollouts of SB3 with less work per step, for the policies of SB3 and of this package."""
 
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """Fill the buffer, as in SB3; for policies and buffers of another kind by SB3's own method."""
-        if can_collect(self):
-            return collect_rollout(self, callback, rollout_buffer, n_rollout_steps)
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-
-
-class TrustRegionAlgorithm(LeanRollouts):
-    """Base class of TRPL, FixPO and their relatives."""
-
     #: Name of the TensorBoard run.
     name: ClassVar[str]
-    #: What the keys that it logs begin with; decides the charts of the dashboard.
-    log_prefixes: ClassVar[tuple[str, ...]] = ("trust_region/",)
-
-    batch_size: int
-    n_epochs: int
-    compile: bool | Literal["auto"]
-
-    def _setup_model(self) -> None:
-        if self.compile not in (True, False, "auto"):
-            raise ValueError(f"compile={self.compile!r} is unknown: choose True, False or 'auto'.")
-        self._compiled_steps: dict[str, CompiledStep] = {}
-        self._evaluations: dict[str, CompiledEvaluation] = {}
-        self._check_rollout_size()
-        self._check_policy_kwargs()
-        super()._setup_model()
 
     def learn(
         self,
@@ -108,6 +81,34 @@ class TrustRegionAlgorithm(LeanRollouts):
             reset_num_timesteps,
             progress_bar,
         )
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer, as in SB3; for policies and buffers of another kind by SB3's own method."""
+        if can_collect(self):
+            return collect_rollout(self, callback, rollout_buffer, n_rollout_steps)
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+
+class TrustRegionAlgorithm(LeanRollouts):
+    """Base class of TRPL, FixPO and their relatives."""
+
+    #: What the keys that it logs begin with; decides the charts of the dashboard.
+    log_prefixes: ClassVar[tuple[str, ...]] = ("trust_region/",)
+
+    batch_size: int
+    n_epochs: int
+    compile: bool | Literal["auto"]
+
+    def _setup_model(self) -> None:
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile={self.compile!r} is unknown: choose True, False or 'auto'.")
+        self._compiled_steps: dict[str, CompiledStep] = {}
+        self._evaluations: dict[str, CompiledEvaluation] = {}
+        self._check_rollout_size()
+        self._check_policy_kwargs()
+        super()._setup_model()
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         # First in the list: a broken environment is reported before any other callback looks at it.

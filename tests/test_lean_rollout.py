@@ -280,3 +280,11 @@ def test_a_hook_keeps_what_a_layer_gave_it():
     expected = nn.functional.linear(th.from_numpy(original), *model.policy.mlp_extractor.policy_net[0].parameters())
     assert th.allclose(kept[0], expected, atol=1e-6)
     assert np.array_equal(observations, original)
+
+
+@pytest.mark.parametrize("cls", [TRPL, FixPO, LeanPPO, LeanTRPO])
+def test_tensorboard_runs_have_the_algorithms_name(tmp_path, cls):
+    model = make(cls, "box", tensorboard_log=str(tmp_path))
+    model.learn(1)
+    model.learn(1, tb_log_name="mine")
+    assert {folder.name for folder in tmp_path.iterdir()} == {f"{cls.__name__}_1", "mine_1"}
