@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rliable")
 
-from sb3_trl.study.report import read_results, report, returns_table
+from sb3_trl.study.report import read_results, report, returns_table, seeds_table
 from sb3_trl.study.statistics import final_evaluations
 from sb3_trl.study.store import VERSIONS
 
@@ -56,6 +56,13 @@ def test_final_returns_and_the_best_of_each_task(table):
     assert cells(text, "strong") == ["**2000** ± 2", "**1000** ± 2"]
 
 
+def test_returns_of_each_seed_and_of_further_ones():
+    """1, 2, 3: s = 1, and 4.30265 · √(1 + 1/3) = 4.968."""
+    final = pd.DataFrame({"variant": "A", "task": "Ant-v5", "seed": [0, 1, 2], "value": [1.0, 2.0, 3.0]})
+    assert cells(seeds_table(final), "Ant-v5") == ["A", "1.00, 2.00, 3.00", "2.00 (-2.97 to 6.97)"]
+    assert cells(seeds_table(final[:1]), "Ant-v5") == ["A", "1.00", "1.00"]
+
+
 def test_page_and_pictures(table, tmp_path):
     page = report(table, tmp_path / "out", reference="reference")
     text = page.read_text()
@@ -73,6 +80,7 @@ def test_page_and_pictures(table, tmp_path):
     scores = cells_of_scores(text)
     assert scores["reference"].startswith("1.00 (")
     assert scores["weak"].startswith("0.518 (")  # of 482 / 982 and 301 / 551, each three times
+    assert "| Hopper-v5 | strong | 1999, 2000, 2001 | 2000 (1995 to 2005) |" in text
     assert "| Hopper-v5 | strong | 0.0312 ± 0.0000 | 0 ± 0 | 0.0312 |" in text
     assert "| Hopper-v5 | weak | 0.250 ± 0.000 | 0.250 | 1.50 ± 0.00 |" in text
     assert cells(text[text.index("| minutes |") :], "weak") == ["9.0 ± 0.0", "9.0 ± 0.0"]

@@ -13,6 +13,7 @@ from sb3_trl.study.statistics import (
     largest_drops,
     mean_interval,
     normalize,
+    prediction_interval,
     score_matrix,
 )
 
@@ -59,6 +60,20 @@ def test_interval_holds_the_mean_as_often_as_it_says():
     draws = np.random.default_rng(0).normal(size=(4000, 4))
     held = [estimate.low <= 0 <= estimate.high for estimate in map(mean_interval, draws)]
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)
+
+
+def test_prediction_interval_holds_the_next_value_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(size=(4000, 6))
+    held = [
+        estimate.low <= draw[-1] <= estimate.high for draw in draws for estimate in [prediction_interval(draw[:-1])]
+    ]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.015)
+
+
+def test_prediction_interval_of_one_seed():
+    estimate = prediction_interval(np.array([3.0]))
+    assert estimate.value == 3
+    assert np.isnan([estimate.low, estimate.high]).all()
 
 
 def test_interval_shrinks_with_seeds():

@@ -21,8 +21,8 @@ from sb3_trl.study.item import (
     versions_text,
 )
 from sb3_trl.study.random_policy import shipped_returns
-from sb3_trl.study.statistics import Estimate, final_evaluations, largest_drops, mean_interval
-from sb3_trl.study.tables import estimate_text, markdown_table, number_text
+from sb3_trl.study.statistics import Estimate, final_evaluations, largest_drops, mean_interval, prediction_interval
+from sb3_trl.study.tables import estimate_text, interval_text, markdown_table, number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def report(
         "finals": _draw_finals(final, estimates, reference, styles),
         "returns": draw_curves(table, "eval_return", "return", styles),
     }
-    sections += [scores, "## Learning curves", "![learning curves](returns.png)"]
+    sections += [scores, seeds_table(final), "## Learning curves", "![learning curves](returns.png)"]
     measured = table.dropna(subset=["kl_mean"])
     if len(measured):
         pictures["divergence"] = draw_curves(measured, "kl_mean", "mean KL(acting ‖ old) (nats)", styles)
@@ -109,6 +109,19 @@ def returns_table(final: pd.DataFrame) -> str:
         for name in variants
     ]
     return markdown_table(["final return", *map(task_name, tasks)], rows)
+
+
+def seeds_table(final: pd.DataFrame) -> str:
+    """Return the final return of every run, their mean and where further seeds end: a row for each task and variant.
+
+    :param final: Columns ``variant``, ``task``, ``seed``, ``value``.
+    """
+    rows = [
+        [task_name(task), name, ", ".join(map(number_text, runs.value)), interval_text(prediction_interval(runs.value))]
+        for task, own in final.groupby("task", sort=False)
+        for name, runs in own.groupby("variant", sort=False)
+    ]
+    return markdown_table(["task", "", "return of each seed", "mean, and where 95 % of further seeds end"], rows)
 
 
 def _chosen(table: pd.DataFrame, variants: Sequence[str] | None) -> pd.DataFrame:

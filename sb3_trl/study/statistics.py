@@ -22,6 +22,7 @@ __all__ = [
     "largest_drops",
     "mean_interval",
     "normalize",
+    "prediction_interval",
     "score_matrix",
 ]
 
@@ -58,6 +59,20 @@ def mean_interval(values: np.ndarray | pd.Series, confidence: float = 0.95) -> E
         return Estimate(mean, float("nan"), float("nan"))
     half = float(_quantile(values.size, confidence) * values.std(ddof=1) / np.sqrt(values.size))
     return Estimate(mean, mean - half, mean + half)
+
+
+def prediction_interval(values: np.ndarray | pd.Series, confidence: float = 0.95) -> Estimate:
+    """Return the mean of independent values, and where one more of them lands: mean ± t · s · √(1 + 1 / n).
+
+    t is Student's quantile with n − 1 degrees of freedom; the values are taken to be normal. One value has no interval.
+
+    :param values: One value for each seed.
+    :param confidence: How often the interval holds the next value.
+    :raises ValueError: if there are no values.
+    """
+    mean, n = mean_interval(values, confidence), len(values)
+    half = mean.half_width * np.sqrt(n + 1)
+    return Estimate(mean.value, mean.value - half, mean.value + half)
 
 
 def band(table: pd.DataFrame, key: str, confidence: float = 0.95) -> pd.DataFrame:
