@@ -105,7 +105,7 @@ def test_train(folder, algo):
         ("ppo", "ppo_v5.yml", "PPO"),
         ("lean_ppo", "ppo_v5.yml", "LeanPPO"),
         ("trpo", "trpo_v5.yml", "TRPO"),
-        ("lean_trpo", "trpo_v5.yml", "TRPO"),
+        ("lean_trpo", "trpo_v5.yml", "LeanTRPO"),
     ],
 )
 def test_other_algorithms_log_their_trust_region_too(tmp_path, monkeypatch, algo, conf_file, name):
