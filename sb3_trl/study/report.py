@@ -119,7 +119,7 @@ def seeds_table(final: pd.DataFrame) -> str:
     rows = [
         [task_name(task), name, ", ".join(map(number_text, runs.value)), interval_text(prediction_interval(runs.value))]
         for task, own in final.groupby("task", sort=False)
-        for name, runs in own.groupby("variant", sort=False)
+        for name, runs in by_variant(own)
     ]
     return markdown_table(["task", "", "return of each seed", "mean, and where 95 % of further seeds end"], rows)
 
