@@ -11,7 +11,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from support import PointEnv, Recorder, all_equal, event_file, parameters
 
-from sb3_trl import TRPL, FixPO
+from sb3_trl import PAPI, TRPL, FixPO
+from sb3_trl.lean_ppo import LeanPPO
 from sb3_trl.study import SeedBatch
 
 SEEDS = [3, 4, 5]
@@ -28,6 +29,17 @@ def normalized(seed: int) -> VecNormalize:
 def alone(algorithm, seed: int, env, **kwargs):
     own = env(seed) if callable(env) else gym.make(env)
     return algorithm("MlpPolicy", own, seed=seed, compile=False, **kwargs)
+
+
+class StopAt(BaseCallback):
+    """Stops training after some steps."""
+
+    def __init__(self, timesteps: int | None) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+
+    def _on_step(self) -> bool:
+        return self.timesteps is None or self.num_timesteps < self.timesteps
 
 
 @pytest.mark.parametrize(
@@ -73,6 +85,35 @@ def test_every_seed_learns_what_it_learns_alone(algorithm, env, kwargs):
     assert not all_equal(*(parameters(model) for model in batch.models[:2]))
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "env", "compile", "kwargs"),
+    [
+        (TRPL, normalized, False, TRPL_OPTIONS),
+        (TRPL, normalized, False, TRPL_OPTIONS | {"projection": "w2", "policy_kwargs": {"contextual_std": True}}),
+        (PAPI, normalized, False, OPTIONS),
+        (FixPO, normalized, False, FIXPO_OPTIONS),
+        (FixPO, "CartPole-v1", False, FIXPO_OPTIONS),
+        (LeanPPO, normalized, False, OPTIONS),
+        (LeanPPO, normalized, True, OPTIONS | {"n_steps": 48}),
+    ],
+)
+def test_a_seed_learns_the_same_in_any_batch(algorithm, env, compile, kwargs):
+    """To the last digit: in a batch of itself, of two, of all, and when another one is stopped on the way."""
+
+    def learned(seeds, callback=None) -> dict[str, th.Tensor]:
+        batch = SeedBatch(algorithm, "MlpPolicy", env, seeds, compile, **kwargs).learn(320, callback)
+        actions = batch.models[0].rollout_buffer.actions
+        return parameters(batch.models[0]) | {"actions": th.as_tensor(actions)}
+
+    def stops_others(model) -> StopAt:
+        return StopAt(None if model.seed == SEEDS[0] else 170)
+
+    expected = learned(SEEDS)
+    assert all_equal(expected, learned(SEEDS, stops_others))
+    assert all_equal(expected, learned(SEEDS[:2]))
+    assert all_equal(expected, learned(SEEDS[:1]))
+
+
 @pytest.mark.parametrize(("algorithm", "kwargs"), [(TRPL, TRPL_OPTIONS), (FixPO, FIXPO_OPTIONS)])
 def test_compiled(algorithm, kwargs):
     """Each kind of step is compiled once for each size of minibatch, in the first update."""
@@ -105,17 +146,6 @@ def test_training_continues():
         assert model.num_timesteps == 160
         for name, p in parameters(single).items():
             assert th.allclose(parameters(model)[name], p, rtol=1e-4, atol=1e-5), name
-
-
-class StopAt(BaseCallback):
-    """Stops training after some steps."""
-
-    def __init__(self, timesteps: int | None) -> None:
-        super().__init__()
-        self.timesteps = timesteps
-
-    def _on_step(self) -> bool:
-        return self.timesteps is None or self.num_timesteps < self.timesteps
 
 
 def test_a_callback_stops_its_model_alone():
@@ -156,10 +186,10 @@ def test_an_error_in_one_update_ends_all(monkeypatch):
     monkeypatch.setattr(batch.models[1], "_improve_policy", fail)
     with pytest.raises(RuntimeError, match="one update failed"):
         batch.learn(80)
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread():
-            thread.join(timeout=5)
-    assert not [t for t in threading.enumerate() if type(t).__name__ == "_Update"]
+    updates = [thread for thread in threading.enumerate() if type(thread).__name__ == "_Update"]
+    for thread in updates:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in updates)
     monkeypatch.undo()
     assert "_take_steps" not in vars(batch.models[0])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch as th
 from torch import Tensor, nn
@@ -20,10 +20,15 @@ from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.rollout import Table, table
 from sb3_trl.steps import EagerStep, StepLoss, pure_step, trained_parameters
 
-__all__ = ["JointStep", "Request", "train_in_lockstep"]
+__all__ = ["FEWEST_TOGETHER", "JointStep", "Request", "filled", "train_in_lockstep"]
 
 #: What a block runs in: the random stream of one seed.
 Stream = AbstractContextManager[Any]
+
+#: Torch multiplies one matrix with another kernel than several: a seed alone would differ in its last digits.
+FEWEST_TOGETHER = 2
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -48,13 +53,20 @@ class Request:
 class JointStep:
     """The gradient step of several seeds as one function, mapped over them and compiled.
 
+    A seed's result does not depend on the others, to the last digit, nor on how many of them there are.
+
     :param first: A request; the others must differ in tensors alone.
+    :param n_requests: The most requests that come together. Fewer are filled up with copies, so that one compiled
+        function serves all.
     :param max_grad_norm: Gradient clipping of each seed, ``None`` for none.
     :param batch_size: Minibatch size of each seed.
     :param compile: Whether to compile.
     """
 
-    def __init__(self, first: Request, max_grad_norm: float | None, batch_size: int, compile: bool) -> None:
+    def __init__(
+        self, first: Request, n_requests: int, max_grad_norm: float | None, batch_size: int, compile: bool
+    ) -> None:
+        self.n_rows = max(n_requests, FEWEST_TOGETHER)
         self.batch_size = batch_size
         eager = first.step(max_grad_norm)
         minibatch = first.data.part(next(first.data.split(batch_size)))
@@ -66,14 +78,15 @@ class JointStep:
 
     def run(self, requests: Sequence[Request]) -> None:
         """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
-        state, sizes = self._read(requests)
-        fixed = (_stacked([r.data.rows for r in requests]), _stacked([r.data.shared for r in requests]))
+        rows = filled(requests, self.n_rows)
+        state, sizes = self._read(rows)
+        fixed = (_stacked([r.data.rows for r in rows]), _stacked([r.data.shared for r in rows]))
         tensors: Sequence[Tensor] = state.tensors
         n_taken = 0
         scalars: list[dict[str, Tensor]] = []
         try:
             for _ in range(requests[0].n_epochs):
-                order = th.stack([_random_order(request) for request in requests])
+                order = th.stack(filled([_random_order(request) for request in requests], self.n_rows))
                 for index in order.split(self.batch_size, dim=1):
                     tensors, own = self._function((*tensors, next(sizes), index), fixed)
                     scalars.append(own)
@@ -84,7 +97,7 @@ class JointStep:
                 self._compiled.forget()
         for key in scalars[0]:
             values = th.stack([step[key] for step in scalars], -1)
-            for request, own_values in zip(requests, values, strict=True):
+            for request, own_values in zip(requests, values, strict=False):
                 request.stats.extend(key, own_values)
 
     def _read(self, requests: Sequence[Request]) -> tuple[State, Iterator[Tensor]]:
@@ -110,6 +123,11 @@ class JointStep:
             self.layout.write_state(request.optimizer, own, n_taken, self._named(request))
             for tensor, stacked in zip(request.rule.get("extra", ()), state.extra, strict=True):
                 tensor.copy_(stacked[k])
+
+
+def filled(rows: Sequence[T], n_rows: int) -> list[T]:
+    """Return ``rows``, and the first of them as often as ``n_rows`` asks for."""
+    return [*rows, *[rows[0]] * (n_rows - len(rows))]
 
 
 def _random_order(request: Request) -> Tensor:

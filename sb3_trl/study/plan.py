@@ -89,7 +89,7 @@ def make_jobs(groups: Sequence[Group], left: Sequence[Run], seed_batch: bool | N
             pays = compiles is not None and compiles(len(chunk))
             together = compiles is not None and (pays if seed_batch is None else seed_batch)
             parts = [runs] if together and runs else [(run,) for run in runs]
-            jobs += [replace(job, runs=part, compile=pays) for part in parts]
+            jobs += [replace(job, runs=part, is_batch=together, compile=pays) for part in parts]
     return jobs
 
 

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,8 @@ class Run:
 class Job:
     """Runs that one process trains: one, or seeds of one variant on one task side by side.
 
+    :param runs: The runs.
+    :param is_batch: Whether they train in a ``SeedBatch``, where a seed alone learns what it learns among others.
     :param compile: Whether a batch of seeds is compiled.
     :param device: Torch's device.
     :param packages: Modules that register environments.
@@ -69,6 +71,7 @@ class Job:
     """
 
     runs: tuple[Run, ...]
+    is_batch: bool = False
     compile: bool = True
     device: str = "cpu"
     packages: tuple[str, ...] = ()
@@ -98,8 +101,7 @@ def train(job: Job) -> list[Outcome]:
             return _train(job, Path(folder))
     except Exception:
         if len(job.runs) > 1:
-            jobs = [Job((run,), job.compile, job.device, job.packages, job.status) for run in job.runs]
-            return [outcome for single in jobs for outcome in train(single)]
+            return [outcome for run in job.runs for outcome in train(replace(job, runs=(run,)))]
         error = f"{traceback.format_exc()}\nWhat it printed:\n{printed.getvalue()[-20_000:]}"
         return [Outcome(job.runs[0], {}, error)]
 
@@ -187,14 +189,15 @@ def _train(job: Job, folder: Path) -> list[Outcome]:
         return trainings[seed].model
 
     try:
-        if len(job.runs) == 1:
-            make(job.runs[0].seed)
-            trainings[job.runs[0].seed].learn()
-        else:
+        if job.is_batch:
             batch = SeedBatch.of_models(make, [run.seed for run in job.runs], job.compile)
             batch.learn(
                 job.runs[0].n_timesteps, lambda model: trainings[batch.seeds[batch.models.index(model)]].callbacks
             )
+        else:
+            (run,) = job.runs
+            make(run.seed)
+            trainings[run.seed].learn()
         return [Outcome(training.run, training.files()) for training in trainings.values()]
     finally:
         for training in trainings.values():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.lean_rollout import LeanActor, can_collect, take_turns
 from sb3_trl.on_policy import TrustRegionAlgorithm
-from sb3_trl.study.lockstep import JointStep, Request, train_in_lockstep
+from sb3_trl.study.lockstep import FEWEST_TOGETHER, JointStep, Request, filled, train_in_lockstep
 
 __all__ = ["SeedBatch", "can_batch"]
 
@@ -25,8 +25,8 @@ class SeedBatch:
 
     Each has its own environments, normalisation, optimisers, random stream, log and file. Actions of all seeds come
     from one pass through their stacked networks, and gradient steps are mapped over the seeds and compiled as one
-    function. Seed k learns what it learns alone, within rounding (and an environment's chaos makes much of
-    rounding, in time).
+    function. Seed k learns the same in any batch, of one seed or of many, to the last digit on one kind of processor;
+    and what its ``learn`` alone learns, within rounding (of which an environment's chaos makes much, in time).
 
     Torch's random numbers come from each seed's own stream, except those that callbacks draw in the middle of a
     rollout.
@@ -138,25 +138,17 @@ class SeedBatch:
             run.start_rollout()
         act = joint_actor(actors)
         for step in range(n_steps):
-            going = [run for run in runs if run.observations is not None]
-            if len(going) < len(runs):  # a callback stopped one: the others act alone to the end of the rollout
-                actions = [
-                    actor.act(run.observations, step) for actor, run in zip(actors, runs, strict=True) if run in going
-                ]
-            else:
-                actions = act([run.observations for run in runs], step)
-            for run, own in zip(going, actions, strict=True):
-                run.send(own)
+            actions = act([run.observations for run in runs], step)
+            for run, own in zip(runs, actions, strict=True):
+                if run.observations is not None:
+                    run.send(own)
 
     def _take_steps(self, requests: Sequence[Request]) -> None:
-        """Take the gradient steps that seeds ask for: together if all of them do, else each alone."""
+        """Take the gradient steps that seeds ask for at the same time."""
         model, first = self.models[0], requests[0]
-        if len(requests) < len(self.models):
-            for request in requests:
-                _take_alone(request, model)
-            return
         if first.name not in self._steps:
-            self._steps[first.name] = JointStep(first, model.max_grad_norm, model.batch_size, self.compile)
+            n_models = len(self.models)
+            self._steps[first.name] = JointStep(first, n_models, model.max_grad_norm, model.batch_size, self.compile)
         self._steps[first.name].run(requests)
 
 
@@ -245,28 +237,35 @@ class _Run:
             self.model.dump_logs(iteration)
 
 
-def joint_actor(actors: Sequence[LeanActor]) -> Callable[[list[Any], int], list[np.ndarray]]:
-    """Return a function that acts for all seeds at once, through stacked layers where the networks allow it."""
-    stacked = [stack_layers(layers) for layers in zip(*(actor.layers for actor in actors), strict=True)]
+def joint_actor(actors: Sequence[LeanActor]) -> Callable[[list[Any], int], list[Any]]:
+    """Return a function that acts for all seeds at once, through stacked layers where the networks allow it.
+
+    Of a seed that was stopped by a callback, whose observations are ``None``, the actions mean nothing.
+    """
+    rows = filled(actors, FEWEST_TOGETHER)
+    stacked = [stack_layers(layers) for layers in zip(*(actor.layers for actor in rows), strict=True)]
     if not all(actor.is_plain for actor in actors) or any(layer is None for layer in stacked):
-        return lambda observations, step: [a.act(o, step) for a, o in zip(actors, observations, strict=True)]
+        return lambda observations, step: [
+            None if own is None else actor.act(own, step) for actor, own in zip(actors, observations, strict=True)
+        ]
     device = actors[0].device
-    noise = th.stack([actor.noise for actor in actors], 1).unbind()  # of each step: (K, n_envs, d)
+    noise = th.stack([actor.noise for actor in rows], 1).unbind()  # of each step: (K, n_envs, d)
     shape = actors[0].policy.observation_space.shape
     assert shape is not None
-    inputs = np.empty((len(actors), actors[0].noise.shape[1], *shape), np.float32)
+    inputs = np.zeros((len(rows), actors[0].noise.shape[1], *shape), np.float32)
     tensor = th.from_numpy(inputs)
 
     def act(observations: list[Any], step: int) -> list[np.ndarray]:
         for index, own in enumerate(observations):
-            inputs[index] = own
+            if own is not None:
+                inputs[index] = own
         with th.inference_mode():
             x = tensor.to(device)
             for layer in stacked:
                 assert layer is not None
                 x = layer(x)
             actions = actors[0].combine(x, noise[step]).cpu().numpy()
-        return list(actions.reshape(len(actors), -1, *actors[0].action_shape))
+        return list(actions.reshape(len(rows), -1, *actors[0].action_shape)[: len(actors)])
 
     return act
 
@@ -281,10 +280,3 @@ def stack_layers(layers: Sequence[Any]) -> Callable[[Tensor], Tensor] | None:
         return lambda x: th.baddbmm(bias, x, weight)
     is_activation = isinstance(first, nn.Module) and not first.state_dict()
     return first if is_activation else None
-
-
-def _take_alone(request: Request, model: TrustRegionAlgorithm) -> None:
-    step = request.step(model.max_grad_norm)
-    with request.stream:
-        for _ in range(request.n_epochs):
-            request.stats.add(step.epoch(request.data, model.batch_size))

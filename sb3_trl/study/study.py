@@ -86,7 +86,13 @@ class Study:
         finished, changed = self.finished, self._changed()
         if changed and not rerun_changed:
             raise self._refusal(changed[0])
-        job = Job((), True, device, self.packages, str(self.store.status.resolve()), os.getpid())
+        job = Job(
+            (),
+            device=device,
+            packages=self.packages,
+            status=str(self.store.status.resolve()),
+            study_process=os.getpid(),
+        )
         left = [run for run in self.runs if run in self.selection and (run not in finished or run in changed)]
         return make_jobs(self.plan.groups, left, seed_batch, job)
 
