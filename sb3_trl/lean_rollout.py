@@ -6,44 +6,29 @@ once when it is over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from functools import singledispatch
+from collections.abc import Callable, Generator
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
-    CategoricalDistribution,
-    DiagGaussianDistribution,
-    Distribution,
-    MultiCategoricalDistribution,
-)
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
-    BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
-from torch import Tensor, nn
 
-from sb3_trl.distributions import ProjectedGaussianDistribution
+from sb3_trl.lean_actor import LeanActor
 from sb3_trl.lean_env import lean_stepping
 from sb3_trl.policies import CnnPolicy, DistributionAndValues, MlpPolicy, MultiInputPolicy, SingleOptimizerPolicy
-from sb3_trl.projections import Gaussian
 from sb3_trl.rollout import chunks
 
-__all__ = ["LeanActor", "can_collect", "collect_rollout", "generalized_advantages", "take_turns"]
-
-#: Noise, the layer after the last hidden one, and the function that makes actions of its output and one step's noise.
-Sampler: TypeAlias = tuple[Tensor, Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor]]
+__all__ = ["can_collect", "collect_rollout", "generalized_advantages", "take_turns"]
 
 _POLICIES = (
     MlpPolicy,
@@ -54,9 +39,6 @@ _POLICIES = (
     ActorCriticCnnPolicy,
     MultiInputActorCriticPolicy,
 )
-#: Activations that are functions of their input alone.
-_ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Identity)
-_IN_PLACE: dict[type, Callable[[Tensor], Tensor]] = {nn.Tanh: th.tanh_, nn.ReLU: th.relu_, nn.Sigmoid: th.sigmoid_}
 _CHUNK = 4096
 
 
@@ -137,137 +119,6 @@ def take_turns(
     callback.update_locals({"n_steps": n_steps})
     callback.on_rollout_end()
     return True
-
-
-class LeanActor:
-    """The actor of a policy, acting with noise that was drawn for the whole rollout.
-
-    Gaussians: μ + L·noise. Discrete actions: the largest of logit + Gumbel noise, which is a draw from the softmax
-    of the logits. Bits: logit + logistic noise > 0.
-
-    :param policy: One that ``can_collect``.
-    :param n_steps: Length of the rollout.
-    :param n_envs: Number of environments.
-    """
-
-    def __init__(self, policy: ActorCriticPolicy, n_steps: int, n_envs: int) -> None:
-        self.policy = policy
-        self.action_shape = policy.action_space.shape or ()
-        with th.no_grad():
-            self.noise, head, self.combine = sampler(policy.action_dist, policy, (n_steps, n_envs))
-        self.layers = [*policy.mlp_extractor.policy_net, head]
-        self._functions = functions(self.layers)
-        self.device = policy.device
-        is_flat = isinstance(policy.observation_space, spaces.Box) and len(policy.observation_space.shape) == 1
-        #: Whether the layers see the observations as they are.
-        self.is_plain = is_flat and type(policy.pi_features_extractor) is FlattenExtractor
-        self._noise_of_step = self.noise.unbind()
-        # Nothing to transfer, and nothing that gradients could flow through.
-        is_detached = all(function is not layer for function, layer in zip(self._functions, self.layers, strict=True))
-        self._is_bare = self.is_plain and is_detached and self.device.type == "cpu"
-        if self._is_bare:
-            self._input = np.empty((n_envs, *policy.observation_space.shape), np.float32)  # type: ignore[misc]
-            self._input_tensor = th.from_numpy(self._input)
-
-    def act(self, observations: Any, step: int) -> np.ndarray:
-        """Return the actions of one step, ``(n_envs, *action_shape)``.
-
-        :param observations: As the environments return them.
-        :param step: Which step of the rollout.
-        """
-        if self._is_bare:
-            # To write into a tensor that is there is quicker than to make one and convert it.
-            np.copyto(self._input, observations)
-            actions = self._forward(self._input_tensor, step).numpy()
-        else:
-            with th.no_grad():
-                actions = self._forward(self._features(obs_as_tensor(observations, self.device)), step).cpu().numpy()
-        return actions if len(self.action_shape) == 1 else actions.reshape(-1, *self.action_shape)
-
-    def _forward(self, x: Any, step: int) -> Tensor:
-        for function in self._functions:
-            x = function(x)
-        return self.combine(x, self._noise_of_step[step])
-
-    def _features(self, observations: Any) -> Tensor:
-        if self.is_plain:
-            return observations.float()
-        return BasePolicy.extract_features(self.policy, observations, self.policy.pi_features_extractor)
-
-
-def functions(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
-    """Return what layers do one after the other, without gradients and the calls around them that serve their hooks.
-
-    A layer of an unknown kind, or with hooks, is returned itself. What follows a linear layer overwrites its output,
-    which nobody else sees.
-    """
-    short = [_function(layer) for layer in layers]
-    is_short = [function is not layer for function, layer in zip(short, layers, strict=True)]
-    for index, (previous, layer) in enumerate(pairwise(layers), 1):
-        if type(previous) is nn.Linear and is_short[index - 1] and is_short[index]:
-            short[index] = _IN_PLACE.get(type(layer), short[index])
-    return short
-
-
-def _function(layer: Any) -> Callable[[Any], Any]:
-    has_hooks = isinstance(layer, nn.Module) and (layer._forward_hooks or layer._forward_pre_hooks)
-    if type(layer) is nn.Linear and not has_hooks:
-        weight, bias = layer.weight.detach().t(), layer.bias.detach()
-        return lambda x: th.addmm(bias, x, weight)
-    return layer.forward if type(layer) in _ACTIVATIONS and not has_hooks else layer
-
-
-@singledispatch
-def sampler(distribution: Distribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    """Return the noise of ``shape`` (steps, environments), the actor's last layer, and how the two make actions."""
-    raise TypeError(f"No noise is known for {type(distribution).__name__}.")
-
-
-@sampler.register
-def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tuple[int, int]) -> Sampler:
-    head, scale_net = policy.action_net, policy.scale_net
-    noise = th.randn(*shape, distribution.action_dim).to(policy.device)
-    if distribution.contextual_std:
-
-        def gaussian(latent: Tensor) -> Gaussian:
-            return distribution.proba_distribution(head(latent), scale_net(latent)).gaussian
-
-        return noise, gaussian, lambda gaussian, noise: gaussian.mean + gaussian.unwhiten(noise)
-    scaled = distribution.proba_distribution(noise[0], scale_net(noise)).gaussian.unwhiten(noise)
-    return scaled, head, th.add
-
-
-@sampler.register
-def _(distribution: DiagGaussianDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    noise = th.randn(*shape, distribution.action_dim).to(policy.device)
-    return noise * policy.log_std.exp(), policy.action_net, th.add
-
-
-@sampler.register
-def _(distribution: CategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    noise = _gumbel(*shape, distribution.action_dim).to(policy.device)
-    return noise, policy.action_net, lambda logits, noise: (logits + noise).argmax(-1)
-
-
-@sampler.register
-def _(distribution: MultiCategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    sizes = [int(n) for n in distribution.action_dims]
-
-    def combine(logits: Tensor, noise: Tensor) -> Tensor:
-        return th.stack([part.argmax(-1) for part in (logits + noise).split(sizes, -1)], -1)
-
-    return _gumbel(*shape, sum(sizes)).to(policy.device), policy.action_net, combine
-
-
-@sampler.register
-def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    size = distribution.action_dims
-    noise = (_gumbel(*shape, size) - _gumbel(*shape, size)).to(policy.device)
-    return noise, policy.action_net, lambda logits, noise: (logits + noise > 0).float()
-
-
-def _gumbel(*shape: int) -> Tensor:
-    return -th.empty(shape).exponential_().log()
 
 
 def _clipper(space: spaces.Space, n_envs: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -16,7 +16,8 @@ from support import PointEnv, Recorder, make_model, vec_env
 from torch import nn
 
 from sb3_trl import TRPL, FixPO, LeanPPO, LeanTRPO
-from sb3_trl.lean_rollout import LeanActor, can_collect, generalized_advantages
+from sb3_trl.lean_actor import LeanActor
+from sb3_trl.lean_rollout import can_collect, generalized_advantages
 from sb3_trl.policies import MlpPolicy, SingleOptimizerPolicy
 
 N_STEPS, N_ENVS = 50, 3

@@ -13,7 +13,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor, nn
 
 from sb3_trl.flat_adam import is_plain_adam
-from sb3_trl.lean_rollout import LeanActor, can_collect, take_turns
+from sb3_trl.lean_actor import LeanActor
+from sb3_trl.lean_rollout import can_collect, take_turns
 from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.study.lockstep import FEWEST_TOGETHER, JointStep, Request, filled, train_in_lockstep
 
