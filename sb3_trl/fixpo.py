@@ -22,7 +22,7 @@ from sb3_trl.losses import clipped_values, normalize, surrogate_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.penalty import BetaDual, kl_statistic
 from sb3_trl.policies import parameters_behind, statistics
-from sb3_trl.rollout import Rollout, Shared, Table, table
+from sb3_trl.rollout import Rollout, Shared, Table, reward_scale, table
 from sb3_trl.schedules import as_schedule
 from sb3_trl.steps import EagerStep, Loss
 
@@ -58,6 +58,9 @@ class FixPO(TrustRegionAlgorithm):
     :param max_fixup_steps: Cap of the gradient steps of one fixup phase.
     :param clip_range_vf: Clipping of the value function as in SB3's PPO, none by default.
     :param normalize_advantage: Normalise advantages in each minibatch.
+    :param raw_advantage: Where ``VecNormalize`` divides rewards by the standard deviation σ of returns, multiply
+        advantages by σ, so that they are in the environment's own units, as in the authors' code, which normalises
+        values and not rewards. β is in the same units, and larger by σ. Needs ``normalize_advantage=False``.
     :param ent_coef: Entropy bonus.
     :param vf_coef: c_v, weight of the value loss.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
@@ -106,6 +109,7 @@ class FixPO(TrustRegionAlgorithm):
         max_fixup_steps: int = 200,
         clip_range_vf: float | str | Schedule | None = None,
         normalize_advantage: bool = True,
+        raw_advantage: bool = False,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
@@ -158,6 +162,7 @@ class FixPO(TrustRegionAlgorithm):
         self.max_fixup_steps = max_fixup_steps
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
+        self.raw_advantage = raw_advantage
         self.compile = compile
         if _init_setup_model:
             self._setup_model()
@@ -282,6 +287,12 @@ class FixPO(TrustRegionAlgorithm):
 
     # --- plumbing ---
 
+    def _rollout(self) -> Rollout:
+        rollout = super()._rollout()
+        if not self.raw_advantage:
+            return rollout
+        return rollout._replace(advantages=rollout.advantages * reward_scale(self.get_vec_normalize_env()))
+
     def _clip_range(self) -> Shared | None:
         """Return by how much values may change, as a tensor, so that compiled code does not depend on it."""
         if self.clip_range_vf is None:
@@ -358,6 +369,8 @@ class FixPO(TrustRegionAlgorithm):
         for name, minimum in least.items():
             if not getattr(self, name) >= minimum:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {minimum}.")
+        if self.raw_advantage and self.normalize_advantage:
+            raise ValueError("raw_advantage=True needs normalize_advantage=False, which would undo it.")
         if not self.kl_bound > 0:
             raise ValueError(f"kl_bound={self.kl_bound} must be positive; a larger bound is a larger trust region.")
 

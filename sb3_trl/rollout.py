@@ -13,7 +13,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
 __all__ = [
     "FiniteCheckCallback",
@@ -22,6 +22,7 @@ __all__ = [
     "Table",
     "chunks",
     "joined",
+    "reward_scale",
     "rollout_from_buffer",
     "table",
 ]
@@ -60,6 +61,13 @@ def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:
         flat(buffer.advantages).flatten(),
         flat(buffer.returns).flatten(),
     )
+
+
+def reward_scale(normalization: VecNormalize | None) -> float:
+    """Return what rewards are divided by: the standard deviation of discounted returns, 1 where nothing does it."""
+    if normalization is None or not normalization.norm_reward:
+        return 1.0
+    return float(np.sqrt(normalization.ret_rms.var + normalization.epsilon))
 
 
 @dataclass(frozen=True)

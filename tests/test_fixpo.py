@@ -5,10 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.wrappers import TransformReward
 from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support import ACTION_SPACES, SHARED, ActionEnv, PointEnv, Recorder, vec_env
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from sb3_trl import FixPO
 from sb3_trl.action_parameters import action_parameters
@@ -303,6 +306,7 @@ def test_it_learns():
         ({"beta_init": -1.0}, "beta_init=-1.0 must be at least 0"),
         ({"beta_learning_rate": -0.1}, "beta_learning_rate=-0.1 must be at least 0"),
         ({"batch_size": 1000}, "batch_size=1000 is larger than the rollout"),
+        ({"raw_advantage": True}, "raw_advantage=True needs normalize_advantage=False"),
         ({"policy_kwargs": {"log_std": 0}}, "did you mean 'log_std_init'"),
     ],
 )
@@ -324,3 +328,32 @@ def test_value_clipping_and_entropy_bonus_change_the_update():
         policies.append(th.cat([p.detach().flatten() for p in model.policy.parameters()]))
     assert all(not th.equal(policies[0], other) for other in policies[1:])
     assert isinstance(model.policy, ActorCriticPolicy)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_raw_advantages_are_in_the_units_of_the_rewards(raw):
+    """Ten times the reward is the same problem with ten times β and c_v where they are, with the same β where not."""
+
+    def learned(scale: float, weight: float) -> th.Tensor:
+        env = DummyVecEnv([lambda: TransformReward(PointEnv(), lambda reward: scale * reward)] * 2)
+        env = VecNormalize(env, training=False, norm_obs=False)
+        env.ret_rms.var = 9.0 * scale**2
+        weights = {"beta_init": weight, "beta_learning_rate": 0.0, "vf_coef": 0.1 * weight, "max_grad_norm": None}
+        options = {"normalize_advantage": False, "raw_advantage": raw, "fixup": "off"}
+        options["policy_kwargs"] = {"optimizer_kwargs": {"eps": 1e-12}}  # or Adam sees the scale
+        model = make_fixpo(env, learning_rate=1e-2, **weights, **options).learn(1024)
+        return parameters_to_vector(model.policy.parameters()).detach()
+
+    same, other = (10.0, 1.0) if raw else (1.0, 10.0)
+    expected = learned(1.0, 1.0)
+    assert th.allclose(learned(10.0, same), expected, atol=1e-3)
+    assert not th.allclose(learned(10.0, other), expected, atol=1e-2)
+
+
+def test_advantages_are_raw_where_rewards_are_not_normalised():
+    def learned(raw: bool) -> th.Tensor:
+        env = VecNormalize(DummyVecEnv([PointEnv]), norm_reward=False)
+        model = make_fixpo(env, normalize_advantage=False, raw_advantage=raw).learn(256)
+        return parameters_to_vector(model.policy.parameters()).detach()
+
+    assert th.equal(learned(True), learned(False))
