@@ -11,8 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from support import PointEnv, Recorder, all_equal, event_file, parameters
 
-from sb3_trl import PAPI, TRPL, FixPO
-from sb3_trl.lean_ppo import LeanPPO
+from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
 from sb3_trl.study import SeedBatch
 
 SEEDS = [3, 4, 5]
