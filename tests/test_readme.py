@@ -65,12 +65,6 @@ def test_python_block(block, monkeypatch, tmp_path):
     exec(compile(block, "block", "exec"), {"__name__": "__main__"})
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the commands run, one after the other."""
-    return tmp_path_factory.mktemp("commands")
-
-
 def shortened(command: str) -> list[str]:
     """Return the words of a command that takes seconds: one update of 64 steps, no window."""
     words = shlex.split(command)
@@ -84,15 +78,15 @@ def shortened(command: str) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, folder, monkeypatch):
+def test_commands(tmp_path, monkeypatch):
     pytest.importorskip("rl_zoo3")
-    program, *words = shortened(command)
-    assert program == "sb3-trl"
     monkeypatch.setenv("MPLBACKEND", "agg")
-    command = [sys.executable, "-m", "sb3_trl.zoo.cli", *words]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    for command in COMMANDS:  # in one folder, one after the other: the second plays what the first has trained
+        program, *words = shortened(command)
+        assert program == "sb3-trl"
+        words = [sys.executable, "-m", "sb3_trl.zoo.cli", *words]
+        result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
 
 
 ZOO_PAGE = (ROOT / "docs" / "rl_zoo.md").read_text()
