@@ -100,6 +100,14 @@ def test_variants_in_the_order_given(table, tmp_path):
     assert "interquartile" not in text, "there is no reference"
 
 
+def test_tasks_in_the_order_given(table, tmp_path):
+    order = list(dict.fromkeys(table.task))[::-1]
+    text = report(table, tmp_path, tasks=order).read_text()
+    assert text.index(f"| {order[0]} | weak |") < text.index(f"| {order[1]} | weak |")
+    text = report(table, tmp_path, tasks=order[:1]).read_text()
+    assert order[1] not in text
+
+
 def test_what_was_not_measured_is_not_shown(table, tmp_path):
     text = report(table.assign(kl_mean=np.nan), tmp_path).read_text()
     assert "divergence" not in text
@@ -120,6 +128,7 @@ def test_results_of_folders_and_compressed_files(table, tmp_path):
     [
         ({}, {"reference": "best"}, "no variant 'best'. There are weak, reference, strong"),
         ({}, {"variants": ["weak", "best"]}, "no variant 'best'"),
+        ({}, {"tasks": ["Ant-v4"]}, "no task 'Ant-v4'. There are Hopper-v5, Ant-v5"),
         ({"task": "CartPole-v1"}, {"reference": "weak"}, "Random play is not known for CartPole-v1"),
         ({}, {"last": 100}, "has 9 evaluations where 100 are needed"),
     ],

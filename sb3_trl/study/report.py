@@ -35,7 +35,7 @@ def main() -> None:
     args = _parser().parse_args()
     first = args.results[0]
     out = args.out or (first if first.is_dir() else first.parent)
-    print(report(read_results(args.results), out, args.last, args.reference, args.variants))
+    print(report(read_results(args.results), out, args.last, args.reference, args.variants, args.tasks))
 
 
 def report(
@@ -44,6 +44,7 @@ def report(
     last: int = 5,
     reference: str | None = None,
     variants: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> Path:
     """Write ``report.md``, ``returns.png``, ``finals.png`` and, where it was measured, ``divergence.png``.
 
@@ -52,13 +53,14 @@ def report(
     :param last: Number of evaluations whose mean is a run's final result.
     :param reference: The variant whose return is 1 in normalised scores; random play is 0. ``None`` for no scores.
     :param variants: Those to report, in this order; all by default.
+    :param tasks: Those to report, in this order; all by default.
     :return: The page.
-    :raises ValueError: for a variant that the table has not, a task whose random play is unknown although a
+    :raises ValueError: for a variant or task that the table has not, a task whose random play is unknown although a
         reference is given, or runs with fewer than ``last`` evaluations.
     """
-    table = _chosen(table, variants)
+    table = _chosen(_chosen(table, "task", tasks), "variant", variants)
     if reference is not None:
-        _check_variants(table, [reference])
+        _check_names(table, "variant", [reference])
     out.mkdir(parents=True, exist_ok=True)
     styles = _styles(variants_of(table))
     final = final_evaluations(table, last)
@@ -124,19 +126,19 @@ def seeds_table(final: pd.DataFrame) -> str:
     return markdown_table(["task", "", "return of each seed", "mean, and where 95 % of further seeds end"], rows)
 
 
-def _chosen(table: pd.DataFrame, variants: Sequence[str] | None) -> pd.DataFrame:
-    """Return the rows of some variants, in their order."""
-    if variants is None:
+def _chosen(table: pd.DataFrame, column: str, names: Sequence[str] | None) -> pd.DataFrame:
+    """Return the rows of some variants or tasks, in their order."""
+    if names is None:
         return table
-    _check_variants(table, variants)
-    return pd.concat([table[table.variant == name] for name in variants], ignore_index=True)
+    _check_names(table, column, names)
+    return pd.concat([table[table[column] == name] for name in names], ignore_index=True)
 
 
-def _check_variants(table: pd.DataFrame, names: Sequence[str]) -> None:
-    there = variants_of(table)
+def _check_names(table: pd.DataFrame, column: str, names: Sequence[str]) -> None:
+    there = list(dict.fromkeys(table[column]))
     for name in names:
         if name not in there:
-            raise ValueError(f"There is no variant {name!r}. There are {', '.join(there)}.")
+            raise ValueError(f"There is no {column} {name!r}. There are {', '.join(there)}.")
 
 
 def _random_returns(table: pd.DataFrame) -> dict[str, float]:
@@ -227,4 +229,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--last", type=int, default=5, help="evaluations whose mean is a final result (default: 5)")
     parser.add_argument("--reference", help="variant whose return is 1 in scores over tasks (random play is 0)")
     parser.add_argument("--variants", nargs="+", help="variants to report, in this order (default: all)")
+    parser.add_argument("--tasks", nargs="+", help="tasks to report, in this order (default: all)")
     return parser
