@@ -51,14 +51,21 @@ class ScaleHead(nn.Module):
         """Return the scale at a batch of latent states, in their dtype."""
         raw = self.raw if self.linear is None else self.linear(latent)
         assert raw is not None
+        return self.scale(raw).to(latent.dtype)
+
+    def scale(self, raw: th.Tensor) -> th.Tensor:
+        """Return σ, or L, of x.
+
+        :param raw: x, ``(..., d)``, or ``(..., d (d + 1) / 2)`` for a full covariance.
+        """
         diagonal = raw[..., : self.action_dim] if self.full else raw
         std = F.softplus(diagonal + self.shift) + self.min_std
         if not self.full:
-            return std.to(latent.dtype)
+            return std
         tril = th.diag_embed(std)
         rows, columns = th.tril_indices(self.action_dim, self.action_dim, -1, device=raw.device)
         tril[..., rows, columns] = raw[..., self.action_dim :]
-        return tril.to(latent.dtype)
+        return tril
 
     @th.no_grad()
     def set_scale(self, scale: th.Tensor) -> None:

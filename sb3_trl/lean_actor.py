@@ -107,11 +107,24 @@ def functions(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
 
 
 def _function(layer: Any) -> Callable[[Any], Any]:
-    has_hooks = isinstance(layer, nn.Module) and (layer._forward_hooks or layer._forward_pre_hooks)
-    if type(layer) is nn.Linear and not has_hooks:
+    if _has_hooks(layer):
+        return layer
+    if type(layer) is nn.Linear:
         weight, bias = layer.weight.detach().t(), layer.bias.detach()
         return lambda x: th.addmm(bias, x, weight)
-    return layer.forward if type(layer) in _ACTIVATIONS and not has_hooks else layer
+    return layer.forward if type(layer) in _ACTIVATIONS else layer
+
+
+def _has_hooks(layer: Any) -> bool:
+    return isinstance(layer, nn.Module) and bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def _side_by_side(*layers: nn.Linear) -> nn.Linear:
+    """Return one layer for what several make of the same input, their outputs one after the other."""
+    joined = nn.utils.skip_init(nn.Linear, layers[0].in_features, sum(layer.out_features for layer in layers))
+    for name, parameter in joined.named_parameters():
+        parameter.data = th.cat([getattr(layer, name).detach() for layer in layers])
+    return joined
 
 
 @singledispatch
@@ -124,14 +137,20 @@ def sampler(distribution: Distribution, policy: ActorCriticPolicy, shape: tuple[
 def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tuple[int, int]) -> Sampler:
     head, scale_net = policy.action_net, policy.scale_net
     noise = th.randn(*shape, distribution.action_dim).to(policy.device)
-    if distribution.contextual_std:
+    if scale_net.linear is None:
+        return distribution.make_gaussian(noise[0], scale_net(noise)).unwhiten(noise), head, th.add
 
-        def gaussian(latent: Tensor) -> Gaussian:
-            return distribution.proba_distribution(head(latent), scale_net(latent)).gaussian
+    def draw(gaussian: Gaussian, noise: Tensor) -> Tensor:
+        return gaussian.mean + gaussian.unwhiten(noise)
 
-        return noise, gaussian, lambda gaussian, noise: gaussian.mean + gaussian.unwhiten(noise)
-    scaled = distribution.proba_distribution(noise[0], scale_net(noise)).gaussian.unwhiten(noise)
-    return scaled, head, th.add
+    if any(map(_has_hooks, (head, scale_net, scale_net.linear))):
+        return noise, lambda latent: distribution.make_gaussian(head(latent), scale_net(latent)), draw
+
+    def combine(parameters: Tensor, noise: Tensor) -> Tensor:
+        mean, raw = parameters.split((head.out_features, parameters.shape[-1] - head.out_features), -1)
+        return draw(distribution.make_gaussian(mean, scale_net.scale(raw)), noise)
+
+    return noise, _side_by_side(head, scale_net.linear), combine
 
 
 @sampler.register

@@ -283,6 +283,21 @@ def test_a_hook_keeps_what_a_layer_gave_it():
     assert np.array_equal(observations, original)
 
 
+@pytest.mark.parametrize("covariance", ["diag", "full"])
+def test_mean_and_scale_are_one_layer_unless_a_hook_wants_its_own(covariance):
+    model, kept = make(TRPL, "box", policy_kwargs={"contextual_std": True, "covariance": covariance}), []
+    model.policy.scale_net.linear.weight.data.normal_()
+    observations = np.random.default_rng(0).normal(size=(N_ENVS, 4)).astype(np.float32)
+    th.manual_seed(0)
+    actor = LeanActor(model.policy, 2, N_ENVS)
+    assert actor._is_bare
+    model.policy.scale_net.register_forward_hook(lambda _, __, output: kept.append(output))
+    th.manual_seed(0)
+    hooked = LeanActor(model.policy, 2, N_ENVS)
+    assert np.allclose(hooked.act(observations, 0), actor.act(observations, 0), atol=1e-5)
+    assert len(kept) == 1
+
+
 @pytest.mark.parametrize("cls", [TRPL, FixPO, LeanPPO, LeanTRPO])
 def test_tensorboard_runs_have_the_algorithms_name(tmp_path, cls):
     model = make(cls, "box", tensorboard_log=str(tmp_path))
