@@ -121,7 +121,8 @@ def _has_hooks(layer: Any) -> bool:
 
 def _side_by_side(*layers: nn.Linear) -> nn.Linear:
     """Return one layer for what several make of the same input, their outputs one after the other."""
-    joined = nn.utils.skip_init(nn.Linear, layers[0].in_features, sum(layer.out_features for layer in layers))
+    size, like = sum(layer.out_features for layer in layers), layers[0].weight
+    joined = nn.utils.skip_init(nn.Linear, like.shape[1], size, device=like.device, dtype=like.dtype)
     for name, parameter in joined.named_parameters():
         parameter.data = th.cat([getattr(layer, name).detach() for layer in layers])
     return joined
@@ -136,6 +137,7 @@ def sampler(distribution: Distribution, policy: ActorCriticPolicy, shape: tuple[
 @sampler.register
 def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tuple[int, int]) -> Sampler:
     head, scale_net = policy.action_net, policy.scale_net
+    assert isinstance(head, nn.Linear)
     noise = th.randn(*shape, distribution.action_dim).to(policy.device)
     if scale_net.linear is None:
         return distribution.make_gaussian(noise[0], scale_net(noise)).unwhiten(noise), head, th.add
