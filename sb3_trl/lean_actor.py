@@ -137,7 +137,6 @@ def sampler(distribution: Distribution, policy: ActorCriticPolicy, shape: tuple[
 @sampler.register
 def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tuple[int, int]) -> Sampler:
     head, scale_net = policy.action_net, policy.scale_net
-    assert isinstance(head, nn.Linear)
     noise = th.randn(*shape, distribution.action_dim).to(policy.device)
     if scale_net.linear is None:
         return distribution.make_gaussian(noise[0], scale_net(noise)).unwhiten(noise), head, th.add
@@ -145,7 +144,7 @@ def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tup
     def draw(gaussian: Gaussian, noise: Tensor) -> Tensor:
         return gaussian.mean + gaussian.unwhiten(noise)
 
-    if any(map(_has_hooks, (head, scale_net, scale_net.linear))):
+    if type(head) is not nn.Linear or any(map(_has_hooks, (head, scale_net, scale_net.linear))):
         return noise, lambda latent: distribution.make_gaussian(head(latent), scale_net(latent)), draw
 
     def combine(parameters: Tensor, noise: Tensor) -> Tensor:

@@ -284,7 +284,7 @@ def test_a_hook_keeps_what_a_layer_gave_it():
 
 
 @pytest.mark.parametrize("covariance", ["diag", "full"])
-def test_mean_and_scale_are_one_layer_unless_a_hook_wants_its_own(covariance):
+def test_mean_and_scale_are_one_layer_unless_they_are_not_plain(covariance):
     model, kept = make(TRPL, "box", policy_kwargs={"contextual_std": True, "covariance": covariance}), []
     model.policy.scale_net.linear.weight.data.normal_()
     observations = np.random.default_rng(0).normal(size=(N_ENVS, 4)).astype(np.float32)
@@ -296,6 +296,10 @@ def test_mean_and_scale_are_one_layer_unless_a_hook_wants_its_own(covariance):
     hooked = LeanActor(model.policy, 2, N_ENVS)
     assert np.allclose(hooked.act(observations, 0), actor.act(observations, 0), atol=1e-5)
     assert len(kept) == 1
+    model.policy.action_net = nn.Sequential(model.policy.action_net)
+    th.manual_seed(0)
+    other = LeanActor(model.policy, 2, N_ENVS)
+    assert np.allclose(other.act(observations, 0), actor.act(observations, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize("cls", [TRPL, FixPO, LeanPPO, LeanTRPO])
