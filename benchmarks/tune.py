@@ -31,7 +31,8 @@ from sb3_trl.zoo.registry import register
 class Search:
     """What a file in ``benchmarks/tuning`` says.
 
-    ``algo`` and ``conf_file`` as in a study; ``params`` are fixed; ``space`` maps names to a list of choices,
+    ``algo``, ``conf_file``, ``eval_freq`` and ``n_eval_episodes`` as in a study (by default five episodes every 51 200
+    steps); ``params`` are fixed; ``space`` maps names to a list of choices,
     ``{log: [low, high]}`` or ``{linear: [low, high]}``; ``start`` lists what is tried first; ``network`` maps the
     choices of that name to policy_kwargs.
     """
@@ -41,6 +42,7 @@ class Search:
         self.algo, self.conf_file = content["algo"], content["conf_file"]
         self.fixed, self.space, self.start = content["params"], content["space"], content["start"]
         self.network = content.get("network", {})
+        self.evaluation = content.get("eval_freq", 51_200), content.get("n_eval_episodes", 5)
         self.n_timesteps = n_timesteps or content["n_timesteps"]
         self.seeds = [100 + k for k in range(n_seeds)]
         self.env = env
@@ -69,9 +71,9 @@ class Search:
     def objective(self, trial: optuna.Trial) -> float:
         """Train all seeds, and return the mean of their last five evaluations."""
         settings = self.hyperparameters(self.draw(trial))
-        runs = [Run(self.algo, "", self.env, seed, self.n_timesteps, 51_200, 5, settings) for seed in self.seeds]
+        runs = [Run(self.algo, "", self.env, seed, self.n_timesteps, *self.evaluation, settings) for seed in self.seeds]
         finals = []
-        for outcome in train(Job(tuple(runs))):
+        for outcome in train(Job(tuple(runs), is_batch=True)):
             if outcome.error is not None:
                 raise optuna.TrialPruned(outcome.error.splitlines()[-1])
             rows = pd.read_csv(io.BytesIO(outcome.files["rows.csv"]))
