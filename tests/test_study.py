@@ -32,7 +32,8 @@ n_eval_episodes: 2
 methods:
   TRPL, small steps:
     algo: trpl
-    params: {n_envs: 2, n_steps: 32, batch_size: 32, n_epochs: 2, n_critic_epochs: 2, mean_bound: 0.001}
+    params:
+      {n_envs: 2, n_steps: 32, batch_size: 32, n_epochs: 2, n_critic_epochs: 2, learning_rate: 1e-3, mean_bound: 0.001}
   PPO:
     algo: ppo
     conf_file: ppo_paper.yml

@@ -150,14 +150,18 @@ def test_every_entry_makes_its_model(tmp_path, name, algo, env):
 
 # --- training from the command line ---
 
+#: What a short run has instead of the file's. A falling learning rate would be 0 in its last update.
+RUN = {"n_envs": 2, "n_steps": 512, "n_epochs": 2, "learning_rate": 1e-3}
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A short training run in a folder of its own."""
     folder = tmp_path_factory.mktemp("zoo")
     command = "train --algo trpl --env Pendulum-v1 -n 2048 --seed 3 --eval-freq 1000 --eval-episodes 1 --save-freq 1024"
-    command += " --tensorboard-log runs --num-threads 1 --device cpu -params n_envs:2 n_steps:512 n_epochs:2"
-    command = [sys.executable, "-m", "sb3_trl.zoo.cli", *command.split()]
+    command += " --tensorboard-log runs --num-threads 1 --device cpu -params"
+    settings = [f"{key}:{value}" for key, value in RUN.items()]
+    command = [sys.executable, "-m", "sb3_trl.zoo.cli", *command.split(), *settings]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert result.returncode == 0, result.stdout + result.stderr
     return folder, result.stdout
@@ -204,7 +208,7 @@ def test_the_settings_of_a_run(run):
     folder = run[0] / "logs" / "trpl" / "Pendulum-v1_1" / "Pendulum-v1"
     config = dict(yaml.unsafe_load((folder / "config.yml").read_text()))
     entry = yaml.safe_load(hyperparameter_file("trpl").read_text())
-    expected = entry.get("Pendulum-v1", entry["default"]) | {"n_envs": 2, "n_steps": 512, "n_epochs": 2}
+    expected = entry.get("Pendulum-v1", entry["default"]) | RUN
     assert config == expected
     assert yaml.unsafe_load((folder / "args.yml").read_text())["algo"] == "trpl"
     assert "--algo trpl --env Pendulum-v1" in (folder / "command.txt").read_text()
