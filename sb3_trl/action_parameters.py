@@ -91,7 +91,8 @@ class ActionParameters:
 
 @table.register
 def _(data: ActionParameters) -> Table:
-    return Table(data.tensors, (), lambda rows, shared: ActionParameters(tuple(rows), data.family))
+    kind = (ActionParameters, data.family, len(data.tensors))
+    return Table(data.tensors, (), lambda rows, shared: ActionParameters(tuple(rows), data.family), kind)
 
 
 class Actions(nn.Module):

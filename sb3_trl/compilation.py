@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch as th
 from torch import Tensor
 
-__all__ = ["Compiled", "Result", "Varying"]
+__all__ = ["Compiled", "Result", "Varying", "preserved_random_state", "warn_uncompiled"]
 
 # The calls around small kernels cost more than the kernels: all of them in C++, and sizes are checked by torch.compile.
 # tanh from exp is three times as fast, and off by no more than 2e-7.
@@ -85,3 +87,23 @@ class Compiled:
     def forget(self) -> None:
         """Let go of the tensors of the last call; the next one is checked."""
         self._code, self._fixed, self._arguments, self._results = None, None, (), ()
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Leave torch's random numbers on the CPU where they were, whatever is drawn inside the block."""
+    random_state = th.get_rng_state()
+    try:
+        yield
+    finally:
+        th.set_rng_state(random_state)
+
+
+def warn_uncompiled(error: Exception) -> None:
+    """Say that training goes on without compiled code, and why."""
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    warnings.warn(
+        f"The training step could not be compiled ({first_line}): training goes on without compilation, slower. "
+        "compile=False silences this.",
+        stacklevel=4,
+    )

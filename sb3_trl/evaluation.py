@@ -10,7 +10,7 @@ import torch as th
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sb3_trl.compilation import Compiled, Result, Varying
+from sb3_trl.compilation import Compiled, Result, Varying, preserved_random_state, warn_uncompiled
 from sb3_trl.rollout import Table
 
 __all__ = ["CompiledEvaluation", "Evaluation"]
@@ -22,7 +22,8 @@ Evaluation: TypeAlias = Callable[[Tensor], Tensor]
 class CompiledEvaluation:
     """``function(forward, *states)`` without gradient, with the parameters of any network like ``forward``.
 
-    Parameters, and what layers keep besides, are inputs: nothing is compiled again when they change.
+    Parameters, and what layers keep besides, are inputs: nothing is compiled again when they change. What cannot be
+    compiled is evaluated without, with one warning.
 
     :param function: Returns one number per state.
     :param forward: A forward pass.
@@ -42,7 +43,9 @@ class CompiledEvaluation:
 
             return (), {"value": function(call, *build([tensor[index] for tensor in rows], shared))}
 
+        self._function = function
         self._compiled = Compiled(evaluate)
+        self._is_broken = False
         self._data: Table | None = None
 
     def of(self, forward: nn.Module, data: Table, size: int) -> Evaluation:
@@ -61,11 +64,15 @@ class CompiledEvaluation:
         @th.no_grad()
         def evaluation(index: Tensor) -> Tensor:
             n = len(index)
-            padded = index if n == size else th.cat([index, index[:1].expand(size - n)])
-            random_state = th.get_rng_state()  # compiling must not change it
-            value = self._compiled((padded,), fixed)[1]["value"]
-            th.set_rng_state(random_state)
-            return value[:n]
+            if not self._is_broken:
+                padded = index if n == size else th.cat([index, index[:1].expand(size - n)])
+                try:
+                    with preserved_random_state():  # compiling must not change it
+                        return self._compiled((padded,), fixed)[1]["value"][:n]
+                except Exception as error:
+                    self._is_broken = True
+                    warn_uncompiled(error)
+            return self._function(forward, *data.part(data.at(index).rows))
 
         return evaluation
 

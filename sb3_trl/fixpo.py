@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -18,15 +18,23 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_trl.action_parameters import ActionParameters, Actions, ActionsAndValues, join, without_validation
 from sb3_trl.enforcement import Checkpoint, refined, roll_back, step_until_clean
 from sb3_trl.evaluation import Evaluation
+from sb3_trl.flat_adam import Flat
 from sb3_trl.losses import clipped_values, normalize, surrogate_loss, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
-from sb3_trl.penalty import BetaDual, kl_statistic
+from sb3_trl.penalty import BetaDual, beta_step, kl_statistic
 from sb3_trl.policies import parameters_behind, statistics
-from sb3_trl.rollout import Rollout, Shared, Table, reward_scale, table
-from sb3_trl.schedules import as_schedule
+from sb3_trl.rollout import Rollout, Table, reward_scale, table
 from sb3_trl.steps import EagerStep, Loss
 
 __all__ = ["FixPO"]
+
+
+class Weights(NamedTuple):
+    """What the terms of the loss are multiplied by, and by how much values may change; ``None`` where nothing is."""
+
+    value: Any
+    entropy: Any
+    clip_range_vf: Any
 
 
 class FixPO(TrustRegionAlgorithm):
@@ -129,7 +137,7 @@ class FixPO(TrustRegionAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate=as_schedule("learning_rate", learning_rate),
+            learning_rate=learning_rate,  # type: ignore[arg-type]
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -177,7 +185,8 @@ class FixPO(TrustRegionAlgorithm):
         self._set_learning_rate(optimizer, self.lr_schedule(progress), "learning_rate")
         rollout = self._rollout()
         old = self._action_parameters(rollout)
-        data, states = table((rollout, old, self._clip_range())), table((rollout.observations, old))
+        self.dual.set(self.kl_bound, self.kl_target_coef, self.beta_learning_rate)
+        data, states = table((rollout, old, self._weights())), table((rollout.observations, old))
         start = Checkpoint(self.policy, optimizer)
         stats, fixup_steps = RunningMeans(), 0
 
@@ -205,10 +214,15 @@ class FixPO(TrustRegionAlgorithm):
     @property
     def _beta_rule(self) -> dict[str, Any]:
         """β among what a step takes and changes."""
-        return {"extra": (self.dual.state,), "after": lambda extra, scalars: (self.dual.step(extra[0], scalars["kl"]),)}
+        return {"extra": (self.dual.state, self.dual.settings), "after": _step_beta}
+
+    def _weights(self) -> Weights:
+        """Return the weights of the loss's terms, and by how much values may change, as they are now."""
+        clip_range = None if self.clip_range_vf is None else self._scalar(self._now("clip_range_vf"))
+        return Weights(self._scalar(self.vf_coef), self._weight(self.ent_coef), clip_range)
 
     def _primary_loss(
-        self, forward: Any, batch: Rollout, old: ActionParameters, clip_range: th.Tensor | None, dual: th.Tensor
+        self, forward: Any, batch: Rollout, old: ActionParameters, weights: Weights, dual: th.Tensor, _: th.Tensor
     ) -> Loss:
         """Return L_θ = L_π + c_v·L_VF + sg(β)·L_KL and, as ``kl``, the statistic that L_β looks at."""
         new, values = forward(batch.observations)
@@ -216,11 +230,12 @@ class FixPO(TrustRegionAlgorithm):
         kl = self._divergence(new, old)
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages)
-        critic_loss = value_loss(clipped_values(values.flatten(), batch.old_values, clip_range), batch.returns)
-        loss = surrogate + self.vf_coef * critic_loss + dual[0].to(kl.dtype) * kl.mean()
-        if self.ent_coef != 0:
+        clipped = clipped_values(values.flatten(), batch.old_values, weights.clip_range_vf)
+        critic_loss = value_loss(clipped, batch.returns)
+        loss = surrogate + weights.value * critic_loss + dual[0].to(kl.dtype) * kl.mean()
+        if weights.entropy is not None:
             entropy = new.entropy()
-            loss = loss - self.ent_coef * (-log_prob if entropy is None else entropy).mean()
+            loss = loss - weights.entropy * (-log_prob if entropy is None else entropy).mean()
         statistic = kl_statistic(kl, self.kl_statistic)
         return loss, {"policy_gradient_loss": surrogate, "value_loss": critic_loss, "kl": statistic}
 
@@ -269,7 +284,9 @@ class FixPO(TrustRegionAlgorithm):
             lambda: self._obeys_bound(self._exact_divergence(self._action_parameters(rollout), old)),
         )
 
-    def _fixup_loss(self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor) -> Loss:
+    def _fixup_loss(
+        self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor, _: th.Tensor
+    ) -> Loss:
         """Return sg(β)·L_KL."""
         kl = self._divergence(forward(observations), old)
         return dual[0].to(kl.dtype) * kl.mean(), {"kl": kl_statistic(kl, self.kl_statistic)}
@@ -292,12 +309,6 @@ class FixPO(TrustRegionAlgorithm):
         if not self.raw_advantage:
             return rollout
         return rollout._replace(advantages=rollout.advantages * reward_scale(self.get_vec_normalize_env()))
-
-    def _clip_range(self) -> Shared | None:
-        """Return by how much values may change, as a tensor, so that compiled code does not depend on it."""
-        if self.clip_range_vf is None:
-            return None
-        return Shared(th.tensor(self._clip_range_vf_schedule(self._current_progress_remaining), device=self.device))
 
     def _action_parameters(self, rollout: Rollout) -> ActionParameters:
         """Return the policy's distributions at all states of the rollout, without gradient."""
@@ -343,9 +354,9 @@ class FixPO(TrustRegionAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         self._rollbacks = getattr(self, "_rollbacks", 0)
-        if self.clip_range_vf is not None:
-            self._clip_range_vf_schedule = as_schedule("clip_range_vf", self.clip_range_vf)
         super()._setup_model()
+        if self.clip_range_vf is not None:
+            self._schedule("clip_range_vf")  # which says what is wrong with it
         self.dual = BetaDual(self.kl_bound, self.kl_target_coef, self.beta_init, self.beta_learning_rate)
         self.dual.to(self.device)
         if self.use_sde:
@@ -353,6 +364,7 @@ class FixPO(TrustRegionAlgorithm):
         self._policy_parameters = parameters_behind(
             self.policy,
             lambda x: Actions(self.policy)(x).total(),
+            self.policy.pi_features_extractor,
         )
 
     def _check_arguments(self) -> None:
@@ -382,3 +394,9 @@ class FixPO(TrustRegionAlgorithm):
 
     def _can_compile(self) -> bool:
         return Actions(self.policy).is_pure
+
+
+def _step_beta(extra: Flat, scalars: dict[str, th.Tensor]) -> Flat:
+    """The step on L_β that follows every step on the policy."""
+    state, settings = extra
+    return beta_step(state, scalars["kl"], settings), settings

@@ -141,8 +141,8 @@ def step_sizes(optimizer: th.optim.Adam, n_steps: Tensor, dtype: th.dtype) -> It
         n_steps = n[-1]
 
 
-def clipped(gradients: dict[str, Tensor], max_norm: float) -> dict[str, Tensor]:
-    """Scale gradients down to a joint norm of at most ``max_norm``, as ``clip_grad_norm_`` does."""
+def clipped(gradients: dict[str, Tensor], max_norm: Tensor) -> dict[str, Tensor]:
+    """Scale gradients down to a joint norm of at most ``max_norm``, float64, as ``clip_grad_norm_`` does."""
     norm = th.stack([g.square().sum().double() for g in gradients.values()]).sum().sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return {name: g * factor.to(g.dtype) for name, g in gradients.items()}

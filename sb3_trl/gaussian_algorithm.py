@@ -14,7 +14,6 @@ from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.policies import CnnPolicy, ForwardPass, MlpPolicy, MultiInputPolicy, TRPLPolicy, statistics
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollout import Rollout
-from sb3_trl.schedules import as_schedule
 from sb3_trl.steps import Loss
 from sb3_trl.trust_region import concatenate
 
@@ -49,19 +48,24 @@ class GaussianAlgorithm(TrustRegionAlgorithm):
         """Return the network's Gaussians at all states of the rollout, without gradient."""
         return concatenate(self._evaluate(self.policy.gaussian, rollout.observations))
 
+    def _set_scale(self, scale: th.Tensor) -> None:
+        """Set a scale that does not depend on the state, unless it is frozen."""
+        raw = self.policy.scale_net.raw
+        if raw is None or raw.requires_grad:
+            self.policy.set_scale(scale)
+
     def _set_learning_rates(self) -> None:
         self._set_learning_rate(self.policy.optimizer, self._policy_learning_rate(), "learning_rate")
         if self.policy.critic_optimizer is not None:
-            rate = self._critic_lr_schedule(self._current_progress_remaining)
+            rate = self._now("critic_learning_rate")
             self._set_learning_rate(self.policy.critic_optimizer, rate, "critic_learning_rate")
 
     def _policy_learning_rate(self) -> float:
         return self.lr_schedule(self._current_progress_remaining)
 
     def _setup_model(self) -> None:
-        self.learning_rate = as_schedule("learning_rate", self.learning_rate)  # ``load`` may replace it
-        self._critic_lr_schedule = as_schedule("critic_learning_rate", self.critic_learning_rate)
         super()._setup_model()
+        self._schedule("critic_learning_rate")  # which says what is wrong with it
         if not isinstance(self.policy, TRPLPolicy):
             raise ValueError(
                 f"{self.policy_class.__name__} has no Gaussian that can be projected: use 'MlpPolicy', 'CnnPolicy', "

@@ -28,7 +28,8 @@ from sb3_trl.projections import Gaussian
 
 __all__ = ["LeanActor"]
 
-#: Noise, the layer after the last hidden one, and the function that makes actions of its output and one step's noise.
+#: Noise as the actor adds it, the layer after the last hidden one, and the function that makes actions of its output
+#: and one step's noise.
 Sampler: TypeAlias = tuple[Tensor, Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor]]
 
 #: Activations that are functions of their input alone.
@@ -42,6 +43,8 @@ class LeanActor:
     Gaussians: μ + L·noise. Discrete actions: the largest of logit + Gumbel noise, which is a draw from the softmax
     of the logits. Bits: logit + logistic noise > 0.
 
+    Acts with the policy of the moment at which it was made or last refreshed.
+
     :param policy: One that ``can_collect``.
     :param n_steps: Length of the rollout.
     :param n_envs: Number of environments.
@@ -49,12 +52,19 @@ class LeanActor:
 
     def __init__(self, policy: ActorCriticPolicy, n_steps: int, n_envs: int) -> None:
         self.policy = policy
+        self.n_envs = n_envs
         self.action_shape = policy.action_space.shape or ()
+        self.device = policy.device
+        self._drawn = draw(policy.action_dist, (n_steps, n_envs)).to(self.device)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the policy again, which somebody has changed. The noise that was drawn stays."""
+        policy = self.policy
         with th.no_grad():
-            self.noise, head, self.combine = sampler(policy.action_dist, policy, (n_steps, n_envs))
+            self.noise, head, self.combine = sampler(policy.action_dist, policy, self._drawn)
         self.layers = [*policy.mlp_extractor.policy_net, head]
         self._functions = functions(self.layers)
-        self.device = policy.device
         is_flat = isinstance(policy.observation_space, spaces.Box) and len(policy.observation_space.shape) == 1
         #: Whether the layers see the observations as they are.
         self.is_plain = is_flat and type(policy.pi_features_extractor) is FlattenExtractor
@@ -63,7 +73,7 @@ class LeanActor:
         is_detached = all(function is not layer for function, layer in zip(self._functions, self.layers, strict=True))
         self._is_bare = self.is_plain and is_detached and self.device.type == "cpu"
         if self._is_bare:
-            self._input = np.empty((n_envs, *policy.observation_space.shape), np.float32)  # type: ignore[misc]
+            self._input = np.empty((self.n_envs, *policy.observation_space.shape), np.float32)  # type: ignore[misc]
             self._input_tensor = th.from_numpy(self._input)
 
     def act(self, observations: Any, step: int) -> np.ndarray:
@@ -128,60 +138,89 @@ def _side_by_side(*layers: nn.Linear) -> nn.Linear:
     return joined
 
 
+# --- noise, by the kind of the distribution ---
+
+
 @singledispatch
-def sampler(distribution: Distribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    """Return the noise of ``shape`` (steps, environments), the actor's last layer, and how the two make actions."""
+def draw(distribution: Distribution, shape: tuple[int, int]) -> Tensor:
+    """Return the noise of ``shape`` (steps, environments), whatever the policy."""
+    raise TypeError(f"No noise is known for {type(distribution).__name__}.")
+
+
+@draw.register(ProjectedGaussianDistribution)
+@draw.register(DiagGaussianDistribution)
+def _(distribution: Any, shape: tuple[int, int]) -> Tensor:
+    return th.randn(*shape, distribution.action_dim)
+
+
+@draw.register
+def _(distribution: CategoricalDistribution, shape: tuple[int, int]) -> Tensor:
+    return _gumbel(*shape, distribution.action_dim)
+
+
+@draw.register
+def _(distribution: MultiCategoricalDistribution, shape: tuple[int, int]) -> Tensor:
+    return _gumbel(*shape, sum(int(n) for n in distribution.action_dims))
+
+
+@draw.register
+def _(distribution: BernoulliDistribution, shape: tuple[int, int]) -> Tensor:
+    size = distribution.action_dims
+    return _gumbel(*shape, size) - _gumbel(*shape, size)
+
+
+def _gumbel(*shape: int) -> Tensor:
+    return -th.empty(shape).exponential_().log()
+
+
+# --- how it becomes actions ---
+
+
+@singledispatch
+def sampler(distribution: Distribution, policy: ActorCriticPolicy, noise: Tensor) -> Sampler:
+    """Return the noise as the actor adds it, the actor's last layer, and how the two make actions."""
     raise TypeError(f"No noise is known for {type(distribution).__name__}.")
 
 
 @sampler.register
-def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, shape: tuple[int, int]) -> Sampler:
+def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, noise: Tensor) -> Sampler:
     head, scale_net = policy.action_net, policy.scale_net
-    noise = th.randn(*shape, distribution.action_dim).to(policy.device)
     if scale_net.linear is None:
         return distribution.make_gaussian(noise[0], scale_net(noise)).unwhiten(noise), head, th.add
 
-    def draw(gaussian: Gaussian, noise: Tensor) -> Tensor:
+    def act(gaussian: Gaussian, noise: Tensor) -> Tensor:
         return gaussian.mean + gaussian.unwhiten(noise)
 
     if type(head) is not nn.Linear or any(map(_has_hooks, (head, scale_net, scale_net.linear))):
-        return noise, lambda latent: distribution.make_gaussian(head(latent), scale_net(latent)), draw
+        return noise, lambda latent: distribution.make_gaussian(head(latent), scale_net(latent)), act
 
     def combine(parameters: Tensor, noise: Tensor) -> Tensor:
         mean, raw = parameters.split((head.out_features, parameters.shape[-1] - head.out_features), -1)
-        return draw(distribution.make_gaussian(mean, scale_net.scale(raw)), noise)
+        return act(distribution.make_gaussian(mean, scale_net.scale(raw)), noise)
 
     return noise, _side_by_side(head, scale_net.linear), combine
 
 
 @sampler.register
-def _(distribution: DiagGaussianDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    noise = th.randn(*shape, distribution.action_dim).to(policy.device)
+def _(distribution: DiagGaussianDistribution, policy: ActorCriticPolicy, noise: Tensor) -> Sampler:
     return noise * policy.log_std.exp(), policy.action_net, th.add
 
 
 @sampler.register
-def _(distribution: CategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    noise = _gumbel(*shape, distribution.action_dim).to(policy.device)
+def _(distribution: CategoricalDistribution, policy: ActorCriticPolicy, noise: Tensor) -> Sampler:
     return noise, policy.action_net, lambda logits, noise: (logits + noise).argmax(-1)
 
 
 @sampler.register
-def _(distribution: MultiCategoricalDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
+def _(distribution: MultiCategoricalDistribution, policy: ActorCriticPolicy, noise: Tensor) -> Sampler:
     sizes = [int(n) for n in distribution.action_dims]
 
     def combine(logits: Tensor, noise: Tensor) -> Tensor:
         return th.stack([part.argmax(-1) for part in (logits + noise).split(sizes, -1)], -1)
 
-    return _gumbel(*shape, sum(sizes)).to(policy.device), policy.action_net, combine
+    return noise, policy.action_net, combine
 
 
 @sampler.register
-def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, shape: tuple[int, int]) -> Sampler:
-    size = distribution.action_dims
-    noise = (_gumbel(*shape, size) - _gumbel(*shape, size)).to(policy.device)
+def _(distribution: BernoulliDistribution, policy: ActorCriticPolicy, noise: Tensor) -> Sampler:
     return noise, policy.action_net, lambda logits, noise: (logits + noise > 0).float()
-
-
-def _gumbel(*shape: int) -> Tensor:
-    return -th.empty(shape).exponential_().log()

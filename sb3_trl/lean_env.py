@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -14,32 +13,36 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_trl.lean_normalize import can_normalize, normalized_step
 
-__all__ = ["lean_stepping"]
+__all__ = ["stepping"]
 
 _IMMUTABLE = frozenset({float, int, bool, str, type(None), np.float32, np.float64, np.int32, np.int64, np.bool_})
 
 
-@contextmanager
-def lean_stepping(env: VecEnv) -> Iterator[Callable[[np.ndarray], VecEnvStepReturn]]:
-    """Return a function that does what ``env.step`` does, in less time, inside the block.
+def stepping(env: VecEnv) -> Callable[[np.ndarray], VecEnvStepReturn]:
+    """Return a function that does what ``env.step`` does, in less time.
 
     A ``DummyVecEnv``, under any wrappers, copies every observation and info deeply, which takes longer than a simple
     environment's step. Arrays of numbers and infos of plain values need no more than a copy. A ``VecNormalize`` around
     everything else takes its statistics in few calls, without a trace in the wrapper, which callbacks may save.
-    Subclasses are left alone.
+    Subclasses are left alone. Between two steps the environment is as it was.
 
     :param env: A vectorised environment.
     """
     step = partial(normalized_step, env) if can_normalize(env) else env.step  # type: ignore[arg-type]
     inner = env.unwrapped
     if type(inner) is not DummyVecEnv or "step_wait" in vars(inner):
-        yield step
-        return
-    inner.step_wait = partial(_step_wait, inner)  # type: ignore[method-assign]
-    try:
-        yield step
-    finally:
-        del inner.step_wait
+        return step
+    step_wait = partial(_step_wait, inner)
+
+    def lean_step(actions: np.ndarray) -> VecEnvStepReturn:
+        # Wrappers ask the environment that they know, so it has another method for as long as a step takes.
+        inner.step_wait = step_wait  # type: ignore[method-assign]
+        try:
+            return step(actions)
+        finally:
+            del inner.step_wait
+
+    return lean_step
 
 
 def _step_wait(self: DummyVecEnv) -> VecEnvStepReturn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch as th
 from stable_baselines3 import PPO
@@ -13,11 +13,18 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_trl.action_parameters import ActionsAndValues
 from sb3_trl.losses import clipped_surrogate_loss, clipped_values, normalize, value_loss
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
-from sb3_trl.rollout import Rollout, Shared
+from sb3_trl.rollout import Rollout
 from sb3_trl.schedules import as_schedule
 from sb3_trl.steps import Loss
 
 __all__ = ["LeanPPO"]
+
+
+class Weights(NamedTuple):
+    """What the terms of the loss are multiplied by: c₂ and c₁."""
+
+    entropy: Any
+    value: Any
 
 
 class LeanPPO(TrustRegionAlgorithm, PPO):
@@ -130,7 +137,9 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
         self._update_learning_rate(self.policy.optimizer)
         rollout, stats = self._rollout(), RunningMeans()
 
-        data = (rollout, self._shared(self.clip_range), self._shared(self.clip_range_vf))
+        clip_range_vf = None if self.clip_range_vf is None else self._scalar(self._now("clip_range_vf"))
+        weights = Weights(self._scalar(self.ent_coef), self._scalar(self.vf_coef))
+        data = (rollout, self._scalar(self._now("clip_range")), clip_range_vf, weights)
         forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
         self._take_steps("update", self._loss, forward, optimizer, data, self.n_epochs, stats)
         self._check_finite_parameters()
@@ -138,7 +147,9 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
         self._n_updates += self.n_epochs
         self._log_update(rollout, stats)
 
-    def _loss(self, forward: Any, batch: Rollout, clip_range: th.Tensor, clip_range_vf: th.Tensor | None) -> Loss:
+    def _loss(
+        self, forward: Any, batch: Rollout, clip_range: th.Tensor, clip_range_vf: th.Tensor | None, weights: Weights
+    ) -> Loss:
         """Return −(L^CLIP − c₁·L^VF + c₂·S), the objective of eq. 9."""
         new, values = forward(batch.observations)
         log_prob = new.log_prob(batch.actions)
@@ -146,7 +157,7 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
         surrogate, clip_fraction = clipped_surrogate_loss(log_prob, batch.old_log_prob, advantages, clip_range)
         critic_loss = value_loss(clipped_values(values.flatten(), batch.old_values, clip_range_vf), batch.returns)
         entropy_loss = -new.entropy().mean()
-        loss = surrogate + self.ent_coef * entropy_loss + self.vf_coef * critic_loss
+        loss = surrogate + weights.entropy * entropy_loss + weights.value * critic_loss
         log_ratio = log_prob - batch.old_log_prob
         return loss, {
             "policy_gradient_loss": surrogate,
@@ -159,12 +170,6 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
 
     # --- plumbing ---
 
-    def _shared(self, schedule: Any) -> Shared | None:
-        """Return a clip range now, as a tensor, so that compiled code does not depend on it."""
-        if schedule is None:
-            return None
-        return Shared(th.tensor(schedule(self._current_progress_remaining), device=self.device))
-
     def _log_update(self, rollout: Rollout, stats: RunningMeans) -> None:
         n_minibatches = -(-len(rollout.returns) // self.batch_size)
         # As SB3: of the divergence the last epoch's mean, of the loss the last minibatch's.
@@ -174,12 +179,11 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
             self.logger.record("train/std", self.policy.log_std.exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in ("clip_range", "clip_range_vf"):
-            schedule = getattr(self, name)
-            if schedule is not None:
-                self.logger.record(f"train/{name}", schedule(self._current_progress_remaining))
+            if getattr(self, name) is not None:
+                self.logger.record(f"train/{name}", self._now(name))
 
     def _setup_model(self) -> None:
-        for name in ("learning_rate", "clip_range", "clip_range_vf"):
+        for name in ("clip_range", "clip_range_vf"):  # which become schedules, as in SB3
             value = getattr(self, name)
             if isinstance(value, str):
                 setattr(self, name, as_schedule(name, value))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -24,11 +24,13 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_trl.lean_actor import LeanActor
-from sb3_trl.lean_env import lean_stepping
+from sb3_trl.lean_env import stepping
+from sb3_trl.lean_locals import give_locals
 from sb3_trl.policies import CnnPolicy, DistributionAndValues, MlpPolicy, MultiInputPolicy, SingleOptimizerPolicy
+from sb3_trl.policy_watch import PolicyWatch, leaves_policy_alone
 from sb3_trl.rollout import chunks
 
-__all__ = ["can_collect", "collect_rollout", "generalized_advantages", "take_turns"]
+__all__ = ["Turn", "can_collect", "collect_rollout", "evaluate", "generalized_advantages", "take_turns"]
 
 _POLICIES = (
     MlpPolicy,
@@ -60,63 +62,93 @@ def can_collect(algorithm: OnPolicyAlgorithm) -> bool:
 def collect_rollout(algorithm: OnPolicyAlgorithm, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int) -> bool:
     """Fill ``buffer`` with the policy's rollout, as ``OnPolicyAlgorithm.collect_rollouts`` does.
 
-    Callbacks find in ``locals`` what they find with SB3, except ``obs_tensor``, ``values`` and ``log_probs``, which
-    are not known yet.
+    Callbacks find in ``locals`` what they find with SB3. What is not known yet, ``values`` and ``log_probs`` in the
+    middle of a rollout, is computed when they ask for it.
 
     :return: Whether the rollout is complete; ``False`` if a callback stopped it.
     """
-    algorithm.policy.set_training_mode(False)
-    actor = LeanActor(algorithm.policy, n_steps, algorithm.n_envs)
     rollout = take_turns(algorithm, callback, buffer, n_steps)
-    observations = next(rollout)
+    turn = next(rollout)
+    actor = LeanActor(algorithm.policy, n_steps, algorithm.n_envs)
     try:
         for step in range(n_steps):
-            observations = rollout.send(actor.act(observations, step))
+            if turn.policy_has_changed:
+                actor.refresh()
+            turn = rollout.send(actor.act(turn.observations, step))
     except StopIteration as end:
         return end.value
     raise AssertionError("A rollout ends with its last step.")
 
 
+class Turn(NamedTuple):
+    """What a rollout gives to whoever acts in it."""
+
+    observations: Any
+    policy_has_changed: bool  # since the turn before
+
+
 def take_turns(
     algorithm: OnPolicyAlgorithm, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int
-) -> Generator[Any, np.ndarray, bool]:
-    """Yield the observations of every step of a rollout, take its actions, and return whether it is complete."""
+) -> Generator[Turn, np.ndarray, bool]:
+    """Yield every step's turn in a rollout, take its actions, and return whether the rollout is complete.
+
+    The policy that acts first is the one that callbacks leave at the start of the rollout, and the actions of every
+    turn are to be drawn from the policy as it is then: a callback may have changed it. Values and log-probabilities
+    are those of the policy that acted.
+    """
     policy, env = algorithm.policy, algorithm.env
     assert env is not None
-    clip = _clipper(policy.action_space, env.num_envs)
+    clip, take_step = _clipper(policy.action_space, env.num_envs), stepping(env)
     policy.set_training_mode(False)
     buffer.reset()
     callback.on_rollout_start()
+    watch = None if leaves_policy_alone(callback) else PolicyWatch(policy)
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
+    give_locals(callback, algorithm)
     callback.update_locals(shared)
-    with lean_stepping(env) as take_step:
-        for step in range(n_steps):
-            actions = yield algorithm._last_obs
-            clipped_actions = clip(actions)
-            new_obs, rewards, dones, infos = take_step(clipped_actions)
-            algorithm.num_timesteps += env.num_envs
-            changed = {
-                "n_steps": step,
-                "actions": actions,
-                "clipped_actions": clipped_actions,
-                "new_obs": new_obs,
-                "rewards": rewards,
-                "dones": dones,
-                "infos": infos,
-            }
-            callback.update_locals(changed)
-            if not callback.on_step():
-                return False
-            algorithm._update_info_buffer(infos, dones)
-            for index in dones.nonzero()[0] if any(dones.tolist()) else ():
-                rewards[index] += algorithm.gamma * _value_after_time_limit(policy, infos[index])
-            _store(buffer, step, algorithm._last_obs, actions, rewards, algorithm._last_episode_starts)
-            algorithm._last_obs = new_obs  # type: ignore[assignment]
-            algorithm._last_episode_starts = dones
+    start, has_changed = 0, False  # of the steps whose values are not known yet
+    for step in range(n_steps):
+        observations = algorithm._last_obs
+        actions = yield Turn(observations, has_changed)
+        clipped_actions = clip(actions)
+        new_obs, rewards, dones, infos = take_step(clipped_actions)
+        algorithm.num_timesteps += env.num_envs
+        changed = {
+            "n_steps": step,
+            "actions": actions,
+            "clipped_actions": clipped_actions,
+            "new_obs": new_obs,
+            "rewards": rewards,
+            "dones": dones,
+            "infos": infos,
+        }
+        callback.update_locals(changed)
+        if not callback.on_step():
+            return False
+        algorithm._update_info_buffer(infos, dones)
+        for index in dones.nonzero()[0] if any(dones.tolist()) else ():
+            rewards[index] += algorithm.gamma * _value_after_time_limit(policy, infos[index])
+        _store(buffer, step, observations, actions, rewards, algorithm._last_episode_starts)
+        algorithm._last_obs = new_obs  # type: ignore[assignment]
+        algorithm._last_episode_starts = dones
+        has_changed = watch is not None and watch.has_changed()
+        if watch is not None and has_changed:
+            with watch.before():
+                evaluate(buffer, policy, start, step + 1)
+            watch.look()
+            start = step + 1
 
-    _complete(buffer, policy, new_obs, dones)
-    callback.update_locals({"n_steps": n_steps})
+    evaluate(buffer, policy, start, n_steps)
+    last_values = _complete(buffer, policy, new_obs, dones)
+    known = {
+        "n_steps": n_steps,
+        "actions": actions.reshape(-1, 1) if isinstance(policy.action_space, spaces.Discrete) else actions,
+        "obs_tensor": obs_as_tensor(observations, policy.device),  # type: ignore[arg-type]
+        "values": last_values,
+        "log_probs": th.as_tensor(buffer.log_probs[-1], device=policy.device),
+    }
+    callback.update_locals(known)
     callback.on_rollout_end()
     return True
 
@@ -159,11 +191,12 @@ def _store(
 
 
 @th.no_grad()
-def _complete(buffer: RolloutBuffer, policy: ActorCriticPolicy, new_obs: Any, dones: np.ndarray) -> None:
-    """Write what the policy says of the whole rollout: values and log-probabilities, then advantages and returns."""
-    buffer.full = True
+def evaluate(buffer: RolloutBuffer, policy: ActorCriticPolicy, start: int, stop: int) -> None:
+    """Write what the policy says of some steps: values and log-probabilities."""
+    if start == stop:
+        return
     forward = DistributionAndValues(policy)
-    observations, actions = _as_rows(buffer.observations, policy), _as_rows(buffer.actions, policy)
+    observations, actions = (_as_rows(arrays, policy, start, stop) for arrays in (buffer.observations, buffer.actions))
     is_discrete = isinstance(policy.action_space, spaces.Discrete)
     actions = actions.flatten() if is_discrete else actions.float()
     values, log_probs = [], []
@@ -171,19 +204,33 @@ def _complete(buffer: RolloutBuffer, policy: ActorCriticPolicy, new_obs: Any, do
         distribution, value = forward(part)
         values.append(value.flatten())
         log_probs.append(distribution.log_prob(taken))
-    buffer.values[:] = th.cat(values).cpu().numpy().reshape(buffer.values.shape)
-    buffer.log_probs[:] = th.cat(log_probs).cpu().numpy().reshape(buffer.log_probs.shape)
-    last_values = policy.predict_values(obs_as_tensor(new_obs, policy.device)).flatten().cpu().numpy()
+    shape = (stop - start, buffer.n_envs)
+    buffer.values[start:stop] = th.cat(values).cpu().numpy().reshape(shape)
+    buffer.log_probs[start:stop] = th.cat(log_probs).cpu().numpy().reshape(shape)
+
+
+@th.no_grad()
+def _complete(buffer: RolloutBuffer, policy: ActorCriticPolicy, new_obs: Any, dones: np.ndarray) -> th.Tensor:
+    """Write advantages and returns, and return the values of the states after the last step, ``(n_envs, 1)``."""
+    buffer.full = True
+    last_values = policy.predict_values(obs_as_tensor(new_obs, policy.device))
     buffer.advantages = generalized_advantages(
-        buffer.rewards, buffer.values, buffer.episode_starts, last_values, dones, buffer.gamma, buffer.gae_lambda
+        buffer.rewards,
+        buffer.values,
+        buffer.episode_starts,
+        last_values.flatten().cpu().numpy(),
+        dones,
+        buffer.gamma,
+        buffer.gae_lambda,
     )
     buffer.returns = buffer.advantages + buffer.values
+    return last_values
 
 
-def _as_rows(arrays: Any, policy: ActorCriticPolicy) -> Any:
+def _as_rows(arrays: Any, policy: ActorCriticPolicy, start: int, stop: int) -> Any:
     if isinstance(arrays, dict):
-        return {key: _as_rows(array, policy) for key, array in arrays.items()}
-    return th.as_tensor(arrays.reshape(-1, *arrays.shape[2:]), device=policy.device)
+        return {key: _as_rows(array, policy, start, stop) for key, array in arrays.items()}
+    return th.as_tensor(arrays[start:stop].reshape(-1, *arrays.shape[2:]), device=policy.device)
 
 
 def generalized_advantages(

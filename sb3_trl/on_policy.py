@@ -21,11 +21,14 @@ from sb3_trl.dashboard import DashboardCallback
 from sb3_trl.evaluation import CompiledEvaluation
 from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.lean_rollout import can_collect, collect_rollout
-from sb3_trl.rollout import FiniteCheckCallback, Rollout, Table, chunks, rollout_from_buffer, table
+from sb3_trl.rollout import FiniteCheckCallback, Rollout, Shared, Table, chunks, rollout_from_buffer, table
+from sb3_trl.schedules import as_schedule
 from sb3_trl.steps import CompiledStep, EagerStep, StepLoss
 
 __all__ = ["LeanRollouts", "RunningMeans", "TrustRegionAlgorithm"]
 
+#: Attributes that are left out of files and copies.
+_MADE_AGAIN = ("_compiled_steps", "_evaluations", "_schedules")
 #: Gradient steps that repay the seconds of compilation.
 _STEPS_WORTH_COMPILING = 60_000
 
@@ -106,6 +109,7 @@ class TrustRegionAlgorithm(LeanRollouts):
             raise ValueError(f"compile={self.compile!r} is unknown: choose True, False or 'auto'.")
         self._compiled_steps: dict[str, CompiledStep] = {}
         self._evaluations: dict[str, CompiledEvaluation] = {}
+        self._schedules: dict[str, tuple[Any, Any]] = {}
         self._check_rollout_size()
         self._check_policy_kwargs()
         super()._setup_model()
@@ -204,9 +208,12 @@ class TrustRegionAlgorithm(LeanRollouts):
     def _gradient_step(
         self, name: str, loss: StepLoss, forward: nn.Module, optimizer: th.optim.Optimizer, **rule: Any
     ) -> EagerStep:
-        if name in self._compiled_steps:
-            return self._compiled_steps[name]
-        if not self._pays_to_compile() or not is_plain_adam(optimizer):
+        known = self._compiled_steps.get(name)
+        is_plain = is_plain_adam(optimizer)
+        if known is not None and is_plain and known.is_of(forward, optimizer):
+            known.max_grad_norm, known.batch_size = self.max_grad_norm, self.batch_size
+            return known
+        if not (is_plain and self.compile and (known is not None or self._pays_to_compile())):
             return EagerStep(forward, loss, optimizer, self.max_grad_norm, **rule)
         if self.verbose >= 1 and not self._compiled_steps:
             print("Compiling the training step, which takes some seconds once (compile=False trains without).")
@@ -260,7 +267,41 @@ class TrustRegionAlgorithm(LeanRollouts):
         self.logger.record(f"train/{name}", learning_rate)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled_steps", "_evaluations"]
+        return [*super()._excluded_save_params(), *_MADE_AGAIN]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What ``copy`` and ``pickle`` take: everything but compiled code and schedules, which are made again."""
+        return self.__dict__ | {name: {} for name in _MADE_AGAIN}
+
+    # --- what users may change while training runs ---
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = as_schedule("learning_rate", self.learning_rate)
+
+    def _schedule(self, name: str, default: Any = None, make: Callable[[str, Any], Any] = as_schedule) -> Any:
+        """Return the schedule that an argument stands for now; the argument itself stays as it was given.
+
+        :param name: Of the argument.
+        :param default: Taken where it is ``None``.
+        :param make: Makes the schedule.
+        """
+        given = getattr(self, name)
+        given = default if given is None else given
+        if name not in self._schedules or self._schedules[name][0] is not given:
+            self._schedules[name] = (given, make(name, given))
+        return self._schedules[name][1]
+
+    def _now(self, name: str) -> float:
+        """Return the number that an argument stands for at this point of training."""
+        return float(self._schedule(name)(self._current_progress_remaining))
+
+    def _scalar(self, value: float) -> Shared:
+        """Return a number as a tensor, which compiled code does not take for a constant."""
+        return Shared(th.tensor(float(value), device=self.device))
+
+    def _weight(self, value: float) -> Shared | None:
+        """Return the weight of a term of the loss, ``None`` for a term that is left out."""
+        return None if value == 0 else self._scalar(value)
 
     # --- the log ---
 

@@ -16,8 +16,7 @@ from sb3_trl.policies import ForwardPass, TRPLPolicy
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.expected_kl import covariance_share, expected_kl, interpolate_covariance, mean_share
 from sb3_trl.projections.gaussian import kl
-from sb3_trl.rollout import Rollout, Shared
-from sb3_trl.schedules import as_schedule
+from sb3_trl.rollout import Rollout
 from sb3_trl.steps import Loss
 
 __all__ = ["PAPI"]
@@ -102,7 +101,7 @@ class PAPI(GaussianAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate=as_schedule("learning_rate", learning_rate),
+            learning_rate=learning_rate,  # type: ignore[arg-type]
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -161,23 +160,24 @@ class PAPI(GaussianAlgorithm):
     def _improve_policy(self, rollout: Rollout, stats: RunningMeans) -> list[list[th.Tensor]]:
         """Maximise the clipped surrogate; return the hidden layers before the first epoch and after each."""
         actor, optimizer = ForwardPass(self.policy, "gaussian"), self.policy.optimizer
-        clip = self._clip_range_schedule(self._current_progress_remaining)
-        data = (rollout, Shared(th.as_tensor(clip, dtype=rollout.advantages.dtype, device=self.device)))
+        data = (rollout, self._scalar(self._now("clip_range")), self._weight(self.ent_coef))
         history = [_copies(self._hidden_layers())]
         for _ in range(self.n_epochs):
             self._take_steps("actor", self._policy_loss, actor, optimizer, data, 1, stats)
             history.append(_copies(self._hidden_layers()))
         return history
 
-    def _policy_loss(self, forward: Any, batch: Rollout, clip_range: th.Tensor) -> Loss:
+    def _policy_loss(
+        self, forward: Any, batch: Rollout, clip_range: th.Tensor, entropy_weight: th.Tensor | None
+    ) -> Loss:
         """Return PPO's clipped surrogate, with the entropy bonus."""
         new = forward(batch.observations)
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         log_prob = new.log_prob(batch.actions)
         loss, clip_fraction = clipped_surrogate_loss(log_prob, batch.old_log_prob, advantages, clip_range)
         scalars = {"policy_gradient_loss": loss, "clip_fraction": clip_fraction}
-        if self.ent_coef != 0:
-            loss = loss - self.ent_coef * new.entropy().mean()
+        if entropy_weight is not None:
+            loss = loss - entropy_weight * new.entropy().mean()
         return loss, scalars
 
     def _project_covariance(self, rollout: Rollout, old: Gaussian) -> float:
@@ -190,7 +190,7 @@ class PAPI(GaussianAlgorithm):
                 "the learning rate, or clip gradients (max_grad_norm=0.5)."
             )
         share = covariance_share(mean_part, cov_part, _TARGET * self.kl_bound)
-        self.policy.set_scale(interpolate_covariance(new, old, share))
+        self._set_scale(interpolate_covariance(new, old, share))
         return share.item()
 
     def _backtrack(
@@ -266,8 +266,8 @@ class PAPI(GaussianAlgorithm):
     def _setup_model(self) -> None:
         self._check_arguments()
         self._learning_rate_scale = getattr(self, "_learning_rate_scale", 1.0)
-        self._clip_range_schedule = as_schedule("clip_range", self.clip_range)
         super()._setup_model()
+        self._schedule("clip_range")  # which says what is wrong with it
         if self.policy.action_dist.contextual_std:
             raise ValueError(
                 "PAPI projects one covariance for all states: contextual_std=True needs sb3_trl.TRPL, which projects "

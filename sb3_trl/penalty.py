@@ -45,13 +45,15 @@ def kl_statistic(kl: Tensor, statistic: Literal["max", "mean"]) -> Tensor:
     return (kl.max() if statistic == "max" else kl.mean()).detach()
 
 
-def beta_step(state: Tensor, divergence: Tensor, kl_bound: float, target_coef: float, learning_rate: float) -> Tensor:
+def beta_step(state: Tensor, divergence: Tensor, settings: Tensor) -> Tensor:
     """Return β and its moments after Adam's step on L_β = β·sg[ε_KL − C_β·D_KL], β ≥ 0.
 
     :param state: β, Adam's two moments and the number of steps, ``(4,)``, float64.
     :param divergence: D_KL, a scalar; one that is not finite is no evidence and changes nothing.
+    :param settings: ε_KL, C_β and Adam's learning rate, ``(3,)``, float64.
     """
     beta, mean, square, n_steps = state.unbind()
+    kl_bound, target_coef, learning_rate = settings.unbind()
     slope = kl_bound - target_coef * divergence.to(state.dtype)
     n_steps = n_steps + 1
     mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope.square()
@@ -71,30 +73,32 @@ class BetaDual(nn.Module):
     :param learning_rate: Adam's; 0 keeps β constant.
     """
 
+    #: β, Adam's two moments and the number of steps.
     state: Tensor
+    #: ε_KL, C_β and the learning rate: tensors, too, since they may change over training.
+    settings: Tensor
 
     def __init__(self, kl_bound: float, target_coef: float, init: float, learning_rate: float) -> None:
         super().__init__()
-        self.kl_bound = kl_bound
-        self.target_coef = target_coef
-        self.learning_rate = learning_rate
         self.register_buffer("state", torch.tensor([init, 0.0, 0.0, 0.0], dtype=torch.float64))
+        self.register_buffer("settings", torch.zeros(3, dtype=torch.float64), persistent=False)
+        self.set(kl_bound, target_coef, learning_rate)
+
+    def set(self, kl_bound: float, target_coef: float, learning_rate: float) -> None:
+        """Go on with these settings."""
+        self.settings.copy_(torch.tensor([kl_bound, target_coef, learning_rate], dtype=torch.float64))
 
     @property
     def value(self) -> Tensor:
         """β."""
         return self.state[0]
 
-    def step(self, state: Tensor, divergence: Tensor) -> Tensor:
-        """Return what ``state`` is after one step (``beta_step``)."""
-        return beta_step(state, divergence, self.kl_bound, self.target_coef, self.learning_rate)
-
     def update(self, divergence: Tensor) -> None:
         """Take one step on L_β.
 
         :param divergence: D_KL, a scalar.
         """
-        self.state.copy_(self.step(self.state, divergence.detach()))
+        self.state.copy_(beta_step(self.state, divergence.detach(), self.settings))
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_trl.compilation import preserved_random_state
 from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.projections import Gaussian
 
@@ -125,26 +126,28 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def get_distribution(self, obs: Any) -> ProjectedGaussianDistribution:
         """Return the policy's distribution at a batch of observations."""
-        distribution = super().get_distribution(obs)
-        assert isinstance(distribution, ProjectedGaussianDistribution)
-        return distribution
+        return self._get_action_dist_from_latent(actor_latent(self, obs))
+
+    def predict_values(self, obs: Any) -> th.Tensor:
+        """Return the values at a batch of observations, ``(batch, 1)``."""
+        return self.value_net(self.mlp_extractor.forward_critic(_features(self, obs, critic=True)))
 
     def set_scale(self, scale: th.Tensor) -> None:
         """Set the non-contextual standard deviation (or Cholesky factor), exactly."""
         self.scale_net.set_scale(scale)
 
     def actor_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the policy depends on."""
+        """Return the parameters that the policy depends on, frozen ones among them."""
 
         def outputs(observation: Any) -> th.Tensor:
             gaussian = self.gaussian(observation)
             return gaussian.mean.sum() + gaussian.scale.sum()
 
-        return parameters_behind(self, outputs)
+        return parameters_behind(self, outputs, self.pi_features_extractor)
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the value depends on."""
-        return parameters_behind(self, lambda observation: self.predict_values(observation).sum())
+        """Return the parameters that the value depends on, frozen ones among them."""
+        return parameters_behind(self, lambda x: self.predict_values(x).sum(), self.vf_features_extractor)
 
     @property
     def shares_parameters(self) -> bool:
@@ -173,7 +176,7 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def _build_optimizers(self, learning_rate: float) -> None:
         actor, critic = self.actor_parameters(), self.critic_parameters()
-        if set(actor) & set(critic):
+        if any(p.requires_grad for p in set(actor) & set(critic)):
             self.optimizer, self.critic_optimizer = self.make_optimizer(list(self.parameters()), learning_rate), None
         else:
             self.optimizer = self.make_optimizer(actor, learning_rate)
@@ -290,8 +293,16 @@ def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th
 
 def actor_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
     """Return the last hidden layer of the actor alone."""
-    features = BasePolicy.extract_features(policy, observations, policy.pi_features_extractor)
-    return policy.mlp_extractor.forward_actor(features)
+    return policy.mlp_extractor.forward_actor(_features(policy, observations, critic=False))
+
+
+def _features(policy: ActorCriticPolicy, observations: Any, critic: bool) -> th.Tensor:
+    """Return the features of the critic or of the actor alone; of both, where a policy extracts them in its own way."""
+    if type(policy).extract_features is ActorCriticPolicy.extract_features:
+        extractor = policy.vf_features_extractor if critic else policy.pi_features_extractor
+        return BasePolicy.extract_features(policy, observations, extractor)
+    features = policy.extract_features(observations)
+    return features[critic] if isinstance(features, tuple) else features
 
 
 MlpPolicy = TRPLPolicy
@@ -299,15 +310,35 @@ CnnPolicy = TRPLCnnPolicy
 MultiInputPolicy = TRPLMultiInputPolicy
 
 
-def parameters_behind(policy: ActorCriticPolicy, function: Callable[[Any], th.Tensor]) -> list[nn.Parameter]:
-    """Return the parameters of a policy that a scalar function of an observation depends on."""
-    was_training = policy.training
-    policy.train(False)  # one observation has no batch statistics
-    output = function(policy.obs_to_tensor(_zeros(policy.observation_space))[0])
-    policy.train(was_training)
+def parameters_behind(
+    policy: ActorCriticPolicy, function: Callable[[Any], th.Tensor], extractor: nn.Module
+) -> list[nn.Parameter]:
+    """Return the parameters of a policy that a scalar function of an observation depends on, frozen ones among them.
+
+    They are found by a look at the gradient at one observation of the space, and those of ``extractor``, whose code may
+    choose by the observation what it uses, or pass an encoder without gradient, belong together.
+
+    :param policy: The policy.
+    :param function: Maps a batch of observations to a scalar.
+    :param extractor: The features extractor that it uses.
+    """
     parameters = list(policy.parameters())
-    gradients = th.autograd.grad(output, parameters, allow_unused=True)
-    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    was_training, were_trained = policy.training, [p.requires_grad for p in parameters]
+    policy.train(False)  # one observation has no batch statistics
+    try:
+        for p in parameters:
+            p.requires_grad_(p.is_floating_point())
+        with th.enable_grad(), preserved_random_state():
+            output = function(policy.obs_to_tensor(_sample(policy.observation_space))[0])
+        wanted = [p for p in parameters if p.requires_grad]
+        gradients = th.autograd.grad(output, wanted, allow_unused=True) if output.requires_grad else []
+    finally:
+        policy.train(was_training)
+        for p, was_trained in zip(parameters, were_trained, strict=True):
+            p.requires_grad_(was_trained)
+    reached = {id(p) for p, gradient in zip(wanted, gradients, strict=False) if gradient is not None}
+    reached |= {id(p) for p in extractor.parameters()}
+    return [p for p in parameters if id(p) in reached]
 
 
 def statistics(policy: nn.Module) -> list[th.Tensor]:
@@ -315,10 +346,8 @@ def statistics(policy: nn.Module) -> list[th.Tensor]:
     return [buffer for buffer in policy.buffers() if buffer.is_floating_point()]
 
 
-def _zeros(space: spaces.Space) -> Any:
-    """Return an observation of the space without drawing random numbers."""
-    if isinstance(space, spaces.Dict):
-        return {key: _zeros(subspace) for key, subspace in space.spaces.items()}
-    if isinstance(space, spaces.Discrete):
-        return np.asarray(space.start)
-    return np.zeros(space.shape or (), dtype=space.dtype)
+def _sample(space: spaces.Space) -> Any:
+    """Return an observation of the space, always the same, without drawing from anybody's random numbers."""
+    own = copy.deepcopy(space)
+    own.seed(0)
+    return own.sample()

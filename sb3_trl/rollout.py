@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from itertools import accumulate, pairwise
@@ -77,11 +77,13 @@ class Table:
     :param rows: Tensors of n rows.
     :param shared: Tensors that belong to all states.
     :param build: Maps rows and shared tensors, of any number of states, to the data.
+    :param kind: Equal for tables that differ in tensors alone: one's ``build`` does for the other's tensors.
     """
 
     rows: Sequence[th.Tensor]
     shared: Sequence[th.Tensor]
     build: Callable[[Sequence[th.Tensor], Sequence[th.Tensor]], Any]
+    kind: Hashable
 
     @property
     def n_rows(self) -> int:
@@ -94,7 +96,7 @@ class Table:
 
     def at(self, index: th.Tensor) -> Table:
         """Return the table of some of the rows."""
-        return Table([tensor[index] for tensor in self.rows], self.shared, self.build)
+        return Table([tensor[index] for tensor in self.rows], self.shared, self.build, self.kind)
 
     def shuffled(self) -> Table:
         """Return the table with its rows in a random order."""
@@ -122,22 +124,23 @@ def _(data: Table) -> Table:
 
 @table.register
 def _(data: None) -> Table:
-    return Table((), (), lambda rows, shared: None)
+    return Table((), (), lambda rows, shared: None, None)
 
 
 @table.register
 def _(data: th.Tensor) -> Table:
-    return Table((data,), (), lambda rows, shared: rows[0])
+    return Table((data,), (), lambda rows, shared: rows[0], th.Tensor)
 
 
 @table.register
 def _(data: tuple) -> Table:
-    return joined([table(part) for part in data], type(data)._make if hasattr(data, "_make") else tuple)
+    return joined([table(part) for part in data], type(data)._make if hasattr(data, "_make") else tuple, type(data))
 
 
 @table.register
 def _(data: dict) -> Table:
-    return joined([table(part) for part in data.values()], lambda parts: dict(zip(data, parts, strict=True)))
+    keys = tuple(data)
+    return joined([table(part) for part in data.values()], lambda parts: dict(zip(keys, parts, strict=True)), keys)
 
 
 class Shared(NamedTuple):
@@ -148,11 +151,16 @@ class Shared(NamedTuple):
 
 @table.register
 def _(data: Shared) -> Table:
-    return Table((), (data.tensor,), lambda rows, shared: shared[0])
+    return Table((), (data.tensor,), lambda rows, shared: shared[0], Shared)
 
 
-def joined(parts: Sequence[Table], assemble: Callable[[list[Any]], Any]) -> Table:
-    """Return the table of what ``assemble`` makes of the data of several tables with as many rows."""
+def joined(parts: Sequence[Table], assemble: Callable[[list[Any]], Any], kind: Hashable) -> Table:
+    """Return the table of what ``assemble`` makes of the data of several tables with as many rows.
+
+    :param parts: The tables.
+    :param assemble: Maps the data of all of them to what is returned.
+    :param kind: Equal for every ``assemble`` that does the same.
+    """
     row_cuts = [0, *accumulate(len(part.rows) for part in parts)]
     shared_cuts = [0, *accumulate(len(part.shared) for part in parts)]
     slices = [
@@ -163,7 +171,8 @@ def joined(parts: Sequence[Table], assemble: Callable[[list[Any]], Any]) -> Tabl
     def build(rows: Sequence[th.Tensor], shared: Sequence[th.Tensor]) -> Any:
         return assemble([build_part(rows[own], shared[common]) for build_part, own, common in slices])
 
-    return Table([x for part in parts for x in part.rows], [x for part in parts for x in part.shared], build)
+    rows, shared = [x for part in parts for x in part.rows], [x for part in parts for x in part.shared]
+    return Table(rows, shared, build, (kind, *(part.kind for part in parts)))
 
 
 def chunks(data: Any, size: int) -> Iterator[Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ import torch as th
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from sb3_trl.compilation import Compiled, Result, Varying
+from sb3_trl.compilation import Compiled, Result, Varying, preserved_random_state, warn_uncompiled
 from sb3_trl.direct import direct
 from sb3_trl.flat_adam import Flat, Layout, State, adam, clipped, step_sizes
 from sb3_trl.fused_adam import step_function
@@ -29,6 +29,8 @@ After: TypeAlias = Callable[[Flat, dict[str, Tensor]], Flat]
 
 class EagerStep:
     """A gradient step by autograd and the optimiser.
+
+    What the loss does not reach, or what is frozen (``requires_grad=False``), stays as it is.
 
     :param forward: The forward pass, a module.
     :param loss: ``loss(forward, *minibatch)``, which returns the scalar to minimise and a dict of scalars to log.
@@ -66,10 +68,11 @@ class EagerStep:
         loss, scalars = self.loss(self._forward, *data.part(rows), *self.extra)
         for p in self.parameters:
             p.grad = None
-        loss.backward()
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        self._update()
+        if loss.requires_grad:  # else all parameters are frozen
+            loss.backward()
+            if self.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+            self._update()
         scalars = {key: scalar.detach() for key, scalar in scalars.items()}
         for tensor, changed in zip(self.extra, self.after(self.extra, scalars), strict=True):
             tensor.copy_(changed)
@@ -86,18 +89,31 @@ class EagerStep:
         """Let go of the data of the last step."""
 
 
+@dataclass
+class Variant:
+    """A compiled step for one set of trained parameters and one kind of data.
+
+    :param layout: Where the trained parameters lie.
+    :param function: The compiled function, once there is one.
+    """
+
+    layout: Layout
+    function: Compiled | None = None
+
+
 class CompiledStep(EagerStep):
     """The same step as one compiled function: forward pass, gradient, clipping and Adam.
 
     While steps are taken, parameters and moments are held in one vector; ``finish`` hands them back to the module
-    and its optimiser, which can be saved, loaded and used for other steps in between. Learning rate and minibatch
-    are inputs, so nothing is compiled again while they change. A minibatch of another size takes the eager path,
-    and so does everything after a failed compilation, with one warning.
+    and its optimiser, which can be saved, loaded and used for other steps in between. Learning rate, gradient clipping
+    and minibatch are inputs, so nothing is compiled again while they change. Which parameters are trained is looked at
+    with every new table; another choice is compiled once more. A minibatch of another size takes the eager path, and
+    so does everything after a failed compilation, with one warning.
 
     :param forward: As in ``EagerStep``.
     :param loss: As in ``EagerStep``.
     :param optimizer: One that ``is_plain_adam``.
-    :param max_grad_norm: As in ``EagerStep``.
+    :param max_grad_norm: As in ``EagerStep``; may be set to another number between two tables.
     :param batch_size: The size to compile for.
     :param extra: As in ``EagerStep``.
     :param after: As in ``EagerStep``.
@@ -118,9 +134,9 @@ class CompiledStep(EagerStep):
         super().__init__(forward, loss, optimizer, max_grad_norm, extra, after)
         self.batch_size = batch_size
         self._forward = forward  # layers may be replaced while this step lives
-        self._layout: Layout | None = None
+        self._variants: dict[Hashable, Variant] = {}
+        self._variant: Variant | None = None
         self._state: Sequence[Tensor] | None = None
-        self._function: Compiled | None = None
         self._data: Table | None = None
         self._fixed: Any = None
         self._is_broken = False
@@ -128,7 +144,11 @@ class CompiledStep(EagerStep):
     @property
     def is_compiled(self) -> bool:
         """Whether the function is there, and works."""
-        return self._function is not None
+        return any(variant.function is not None for variant in self._variants.values())
+
+    def is_of(self, forward: Any, optimizer: th.optim.Optimizer) -> bool:
+        """Return whether these are the step's network, perhaps as another object, and its optimiser."""
+        return self.optimizer is optimizer and getattr(self.forward, "policy", None) is forward.policy
 
     def __call__(self, data: Table, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """Take one step without the compiled function, and return the scalars to log."""
@@ -147,69 +167,84 @@ class CompiledStep(EagerStep):
         """
         if self._is_broken or len(index) != self.batch_size:
             return self(data, data.at(index).rows)
-        if self._layout is None:
-            self._layout = Layout(trained_parameters(self, data.part(data.at(index).rows)))
+        is_new = data is not self._data
+        if is_new:  # what compiled code relies on may have changed, too
+            self._look_at(data, index)
+        assert self._variant is not None
+        if not self._variant.layout.named:
+            return self(data, data.at(index).rows)
         if self._state is None:
-            self._begin(self._layout)
+            self._begin(self._variant.layout)
         assert self._state is not None
-        if data is not self._data:  # what compiled code relies on may have changed, too
-            self._data, self._fixed = data, (data.rows, data.shared)
         varying = (*self._state, next(self._sizes), index)
         try:
-            result = self._function(varying, self._fixed) if self._function else self._compile(varying, data)
+            if is_new:
+                with preserved_random_state():  # compiling must not change it
+                    result = self._compiled(self._variant, data)(varying, self._fixed)
+            else:
+                result = self._compiled(self._variant, data)(varying, self._fixed)
         except Exception as error:
-            if self._function:
-                raise
-            self._is_broken = True
-            _warn(error)
+            self._give_up(error)
             return self(data, data.at(index).rows)
         self._state, scalars = result
         self._n_taken += 1
         return scalars
 
-    def _compile(self, varying: Varying, data: Table) -> Result:
-        """Take the first step, which compiles the function and leaves the random streams as they were."""
-        assert self._layout is not None
-        step = pure_step(self.forward, self.loss, self._layout, self.max_grad_norm, data.build, self.after)
-        function = Compiled(step)
-        random_state = th.get_rng_state()
-        try:
-            result = function(varying, self._fixed)
-        finally:
-            th.set_rng_state(random_state)
-        self._function = function
-        return result
+    def _look_at(self, data: Table, index: Tensor) -> None:
+        """Choose the variant for what is trained now, on data of this kind."""
+        self.finish()
+        limit, device = self.max_grad_norm, self.parameters[0].device
+        key = (data.kind, tuple(p.requires_grad for p in self.parameters), limit is None)
+        if key not in self._variants:
+            named = trained_parameters(self, data.part(data.at(index).rows))
+            self._variants[key] = Variant(Layout(named))
+        self._variant, self._data = self._variants[key], data
+        norm = None if limit is None else th.tensor(limit, dtype=th.float64, device=device)
+        self._fixed = (data.rows, data.shared, norm)
+
+    def _compiled(self, variant: Variant, data: Table) -> Compiled:
+        if variant.function is None:
+            variant.function = Compiled(pure_step(self.forward, self.loss, variant.layout, data.build, self.after))
+        return variant.function
+
+    def _give_up(self, error: Exception) -> None:
+        """Take eager steps from now on, and say so."""
+        self._is_broken = True
+        self._variants.clear()
+        self.forget()
+        warn_uncompiled(error)
 
     def _begin(self, layout: Layout) -> None:
         """Take over parameters and moments."""
         state, n_steps = layout.read_state(self.optimizer)
-        self._state, self._n_taken = state._replace(extra=self.extra).tensors, 0
+        self._state, self._n_taken, self._began_with = state._replace(extra=self.extra).tensors, 0, layout
         self._sizes = chain.from_iterable(step_sizes(self.optimizer, n_steps, layout.dtype))
 
     def finish(self) -> None:
         """Hand parameters, moments and the numbers of steps back to the module and its optimiser."""
         if self._state is not None:
-            assert self._layout is not None
-            state, self._state = self._state, None
-            new = State.of(state, len(self._layout.groups))
-            self._layout.write_state(self.optimizer, new, self._n_taken)
+            layout, state, self._state = self._began_with, self._state, None
+            new = State.of(state, len(layout.groups))
+            layout.write_state(self.optimizer, new, self._n_taken)
             for tensor, changed in zip(self.extra, new.extra, strict=True):
                 tensor.copy_(changed)
 
     def forget(self) -> None:
         """Let go of the data of the last step; whether compiled code still fits is looked at in the next one."""
         self._data = self._fixed = None
-        if self._function is not None:
-            self._function.forget()
+        for variant in self._variants.values():
+            if variant.function is not None:
+                variant.function.forget()
 
 
 def trained_parameters(step: EagerStep, minibatch: tuple[Any, ...]) -> dict[str, nn.Parameter]:
-    """Return, by name, the parameters that a step changes: those of its optimiser that its loss depends on."""
-    held = {id(p) for p in step.parameters}
+    """Return, by name, the parameters that a step changes: those of its optimiser that its loss has a gradient for."""
+    held = {id(p) for p in step.parameters if p.requires_grad}
     named = {name: p for name, p in step.forward.named_parameters() if id(p) in held}
-    random_state = th.get_rng_state()
-    loss, _ = step.loss(step.forward, *minibatch, *step.extra)
-    th.set_rng_state(random_state)
+    with preserved_random_state():
+        loss, _ = step.loss(step.forward, *minibatch, *step.extra)
+    if not loss.requires_grad or not named:
+        return {}
     gradients = th.autograd.grad(loss, list(named.values()), allow_unused=True)
     return {name: p for (name, p), gradient in zip(named.items(), gradients, strict=True) if gradient is not None}
 
@@ -218,14 +253,13 @@ def pure_step(
     forward: nn.Module,
     loss: StepLoss,
     layout: Layout,
-    max_grad_norm: float | None,
     build: Callable[[Sequence[Tensor], Sequence[Tensor]], Any],
     after: After,
 ) -> Callable[[Varying, Any], Result]:
     """Return the step as a function of tensors alone: what varies and what is fixed → (new state, scalars).
 
     Step to step, the state varies, Adam's step sizes, and the numbers of the minibatch's rows, in this order. The
-    table's rows and shared tensors are fixed.
+    table's rows and shared tensors are fixed, and the gradient's largest norm, ``None`` for any.
     """
 
     def objective(parameters: dict[str, Tensor], minibatch: tuple[Any, ...]) -> Loss:
@@ -235,8 +269,8 @@ def pure_step(
         value, scalars = loss(call, *minibatch)
         return value, {key: scalar.detach() for key, scalar in scalars.items()}
 
-    def step(varying: Varying, fixed: tuple[Sequence[Tensor], Sequence[Tensor]]) -> Result:
-        (*tensors, sizes, index), (rows, shared) = varying, fixed
+    def step(varying: Varying, fixed: tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]) -> Result:
+        (*tensors, sizes, index), (rows, shared, max_grad_norm) = varying, fixed
         state = State.of(tensors, len(layout.groups))
         minibatch = build([tensor[index] for tensor in rows], shared)
         parameters = layout.unflatten(state.parameters)
@@ -247,12 +281,3 @@ def pure_step(
         return new.tensors, scalars
 
     return step
-
-
-def _warn(error: Exception) -> None:
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    warnings.warn(
-        f"The training step could not be compiled ({first_line}): training goes on without compilation, slower. "
-        "compile=False silences this.",
-        stacklevel=4,
-    )

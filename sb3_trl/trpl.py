@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -24,15 +24,25 @@ from sb3_trl.projections import (
 )
 from sb3_trl.projections.projection import invalid_scale
 from sb3_trl.rollout import Rollout, table
-from sb3_trl.schedules import StateBound, as_bound, as_schedule, bound_at
+from sb3_trl.schedules import BoundSchedule, StateBound, as_bound, bound_at
 from sb3_trl.steps import EagerStep, Loss
 from sb3_trl.trust_region import TrustRegion, make_projection
 
 __all__ = ["TRPL"]
 
+#: Where there is no projection that has some of its own.
+_DEFAULT_BOUNDS = (0.03, 1e-3)
 #: A hard trust region steps towards a region this much smaller: into the bounds, not up to them.
 _HARD_TARGET = 0.8
 _HARD_BATCH_SIZE = 1024
+
+
+class Weights(NamedTuple):
+    """What the terms of the loss are multiplied by; ``None`` for a term that is not there."""
+
+    trust_region: Any
+    entropy: Any
+    value: Any
 
 
 class TRPL(GaussianAlgorithm):
@@ -134,7 +144,7 @@ class TRPL(GaussianAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate=as_schedule("learning_rate", learning_rate),
+            learning_rate=learning_rate,  # type: ignore[arg-type]
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -203,7 +213,7 @@ class TRPL(GaussianAlgorithm):
         progress = self._current_progress_remaining
         mean_bound, cov_bound = (
             th.as_tensor(bound_at(bound, progress, rollout.observations), dtype=th.float64, device=self.device)
-            for bound in (self._mean_bound, self._cov_bound)
+            for bound in self._bounds()
         )
         if not old.is_contextual:
             cov_bound = cov_bound.min()
@@ -215,9 +225,15 @@ class TRPL(GaussianAlgorithm):
         """Maximise the surrogate of the projected policy (line 8)."""
         method = "gaussian_and_values" if self.policy.shares_parameters else "gaussian"
         actor, optimizer = ForwardPass(self.policy, method), self.policy.optimizer
-        self._take_steps("actor", self._policy_loss, actor, optimizer, (rollout, region), self.n_epochs, stats)
+        data = (rollout, region, self._weights())
+        self._take_steps("actor", self._policy_loss, actor, optimizer, data, self.n_epochs, stats)
 
-    def _policy_loss(self, forward: Any, batch: Rollout, region: TrustRegion) -> Loss:
+    def _weights(self) -> Weights:
+        """Return the weights of the loss's terms, as they are now."""
+        value = self._scalar(self.vf_coef) if self.policy.shares_parameters else None
+        return Weights(self._scalar(self.trust_region_coef), self._weight(self.ent_coef), value)
+
+    def _policy_loss(self, forward: Any, batch: Rollout, region: TrustRegion, weights: Weights) -> Loss:
         """Return eq. 12, with the entropy bonus, and the value loss where parameters are shared."""
         new = forward(batch.observations)
         if self.policy.shares_parameters:
@@ -226,13 +242,13 @@ class TRPL(GaussianAlgorithm):
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         surrogate = surrogate_loss(projected.log_prob(batch.actions), batch.old_log_prob, advantages)
         penalty = trust_region_loss(new, projected, region.projection)
-        loss = th.add(surrogate, penalty, alpha=self.trust_region_coef)
+        loss = th.addcmul(surrogate, weights.trust_region, penalty)
         scalars = {"policy_gradient_loss": surrogate, "trust_region_loss": penalty}
-        if self.ent_coef != 0:
-            loss = loss - self.ent_coef * projected.entropy().mean()
+        if weights.entropy is not None:
+            loss = loss - weights.entropy * projected.entropy().mean()
         if self.policy.shares_parameters:
             scalars["value_loss"] = value_loss(values.flatten(), batch.returns)
-            loss = loss + self.vf_coef * scalars["value_loss"]
+            loss = loss + weights.value * scalars["value_loss"]
         if not new.is_diagonal:
             scalars["projection_fallbacks"] = invalid_scale(new).sum()
         return loss, scalars
@@ -247,7 +263,7 @@ class TRPL(GaussianAlgorithm):
             covariance = projected.covariance.double().mean(0)
             diagonal = prediction.is_diagonal
             scale = covariance.diagonal().sqrt() if diagonal else th.linalg.cholesky(covariance)
-        self.policy.set_scale(scale)
+        self._set_scale(scale)
 
     def _regress_onto_projection(self, rollout: Rollout, region: TrustRegion, stats: RunningMeans) -> None:
         """Fit the policy to its own projection, frozen for the whole batch (section 4.4)."""
@@ -318,9 +334,6 @@ class TRPL(GaussianAlgorithm):
         self._check_arguments()
         self._rollbacks = getattr(self, "_rollbacks", 0)
         projection = make_projection(self.projection)
-        own = (0.03, 1e-3) if projection is None else (projection.mean_bound, projection.cov_bound)
-        self._mean_bound = as_bound("mean_bound", own[0] if self.mean_bound is None else self.mean_bound)
-        self._cov_bound = as_bound("cov_bound", own[1] if self.cov_bound is None else self.cov_bound)
         entropy_schedule = None
         if self.entropy_schedule is not None:
             entropy_schedule = EntropySchedule(self.entropy_schedule, self.target_entropy, self.temperature)
@@ -328,6 +341,13 @@ class TRPL(GaussianAlgorithm):
         self.trust_region_layer = TrustRegionLayer(
             projection, entropy_schedule, self.entropy_equality, self.entropy_first
         ).to(self.device)
+        self._bounds()  # which says what is wrong with them
+
+    def _bounds(self) -> tuple[BoundSchedule, BoundSchedule]:
+        """Return what bounds mean and covariance: the arguments, or the projection's own."""
+        projection = self.trust_region_layer.projection
+        own = _DEFAULT_BOUNDS if projection is None else (projection.mean_bound, projection.cov_bound)
+        return self._schedule("mean_bound", own[0], as_bound), self._schedule("cov_bound", own[1], as_bound)
 
     def _check_arguments(self) -> None:
         self._check_action_space()

@@ -92,14 +92,15 @@ class TrustRegion:
 @table.register
 def _(data: Gaussian) -> Table:
     scale = table(data.scale) if data.is_contextual else table(Shared(data.scale))
-    return joined([table(data.mean), scale], partial(_gaussian, data.is_diagonal))
+    return joined([table(data.mean), scale], partial(_gaussian, data.is_diagonal), (Gaussian, data.is_diagonal))
 
 
 @table.register
 def _(data: TrustRegion) -> Table:
     bounds = [table(bound) if bound.dim() else table(Shared(bound)) for bound in (data.mean_bound, data.cov_bound)]
     entropy = table(None) if data.entropy_bound is None else table(Shared(data.entropy_bound))
-    return joined([table(data.old), *bounds, entropy], lambda parts: TrustRegion(data.layer, *parts))
+    kind = (TrustRegion, data.layer)
+    return joined([table(data.old), *bounds, entropy], lambda parts: TrustRegion(data.layer, *parts), kind)
 
 
 def _gaussian(is_diagonal: bool, parts: Sequence[th.Tensor]) -> Gaussian:

@@ -276,7 +276,7 @@ def test_continuing_a_saved_model_makes_the_same_update(tmp_path):
     assert loaded.dual.value == model.dual.value
     for m in (model, loaded):
         m.rollout_buffer, m._logger = model.rollout_buffer, model.logger
-        m.dual.learning_rate = 0.01
+        m.beta_learning_rate = 0.01
         th.manual_seed(3)
         m.train()
     assert all(th.equal(p, q) for p, q in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True))

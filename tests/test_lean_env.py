@@ -1,15 +1,16 @@
 """Lean stepping returns what SB3's DummyVecEnv returns."""
 
 import copy
+from contextlib import nullcontext
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from sb3_trl.lean_env import lean_stepping
+from sb3_trl.lean_env import stepping
 
 
 class Scripted(gym.Env):
@@ -52,11 +53,7 @@ def record(space, lean: bool) -> list:
     rng, results = np.random.default_rng(0), [env.reset()]
     for _ in range(12):
         actions = rng.uniform(-1, 1, (3, 2))
-        if lean:
-            with lean_stepping(env):
-                results.append(env.step(actions))
-        else:
-            results.append(env.step(actions))
+        results.append(stepping(env)(actions) if lean else env.step(actions))
     results += [env.buf_rews, env.buf_dones, env.buf_infos, env.reset_infos]
     return results
 
@@ -70,33 +67,43 @@ def test_the_same_transitions(space):
 def test_nothing_returned_is_shared():
     env = make_vec_env("HalfCheetah-v5", n_envs=2)
     env.reset()
-    with lean_stepping(env):
-        first = env.step(np.zeros((2, 6)))
-        kept = copy.deepcopy(first)
-        env.step(np.ones((2, 6)))
+    step = stepping(env)
+    first = step(np.zeros((2, 6)))
+    kept = copy.deepcopy(first)
+    step(np.ones((2, 6)))
     np.testing.assert_equal(first, kept)
 
 
-def test_only_inside_the_block_and_under_wrappers():
-    env = VecNormalize(DummyVecEnv([lambda: Scripted(SPACES[0])]))
+@pytest.mark.parametrize("wrapper", [lambda env: env, VecNormalize, VecMonitor, lambda env: VecFrameStack(env, 2)])
+def test_the_environment_is_as_it_was_between_steps(wrapper):
+    """However a step ends: an environment of its own fails, or is interrupted, in its midst."""
+    inner = DummyVecEnv([lambda: Scripted(SPACES[0])])
+    env = wrapper(inner)
     env.reset()
-    with lean_stepping(env):
-        assert "step_wait" in vars(env.venv)
-    assert "step_wait" not in vars(env.venv)
+    during = []
+    for error in (None, RuntimeError, KeyboardInterrupt):
+        scripted = inner.envs[0].step
 
-    def fail():
-        with lean_stepping(env):
-            raise RuntimeError
+        def step(action, error=error, scripted=scripted):
+            during.append("step_wait" in vars(inner))
+            if error is not None:
+                raise error
+            return scripted(action)
 
-    with pytest.raises(RuntimeError):
-        fail()
-    assert "step_wait" not in vars(env.venv)
+        inner.envs[0].step = step
+        with nullcontext() if error is None else pytest.raises(error):
+            stepping(env)(np.zeros((1, 2)))
+        inner.envs[0].step = scripted
+        assert "step_wait" not in vars(inner)
+    assert during == [True] * 3, "the quick way is taken under every wrapper"
 
 
 def test_a_subclass_is_left_alone():
     class Own(DummyVecEnv):
-        pass
+        def step_wait(self):
+            assert "step_wait" not in vars(self)
+            return super().step_wait()
 
     env = Own([lambda: Scripted(SPACES[0])])
-    with lean_stepping(env):
-        assert "step_wait" not in vars(env)
+    env.reset()
+    assert stepping(env) == env.step

@@ -13,7 +13,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support import make_model
 
-from sb3_trl.lean_env import lean_stepping
+from sb3_trl.lean_env import stepping
 from sb3_trl.lean_normalize import can_normalize, update
 
 BOXES = {
@@ -84,11 +84,11 @@ def are_same(lean: VecNormalize, usual: VecNormalize, n_steps: int) -> None:
     """Take ``n_steps`` in both."""
     rng = np.random.default_rng(0)
     assert same(lean.reset(), usual.reset())
-    with lean_stepping(lean) as step:
-        for _ in range(n_steps):
-            actions = rng.uniform(-1, 1, (usual.num_envs, 2)).astype(np.float32)
-            assert same(step(actions), usual.step(actions))
-            assert same(state(lean), state(usual))
+    step = stepping(lean)
+    for _ in range(n_steps):
+        actions = rng.uniform(-1, 1, (usual.num_envs, 2)).astype(np.float32)
+        assert same(step(actions), usual.step(actions))
+        assert same(state(lean), state(usual))
 
 
 @pytest.mark.parametrize(("n_envs", "n_steps"), [(1, 4000), (2, 3000), (8, 2000), (64, 1000)])
@@ -151,13 +151,13 @@ def test_lean_and_usual_steps_mix_with_saving_and_switches(tmp_path):
 
     assert same(lean.reset(), usual.reset())
     for round_ in range(6):
-        with lean_stepping(lean) as step:
-            for _ in range(20):
-                assert same(step(zeros), usual.step(zeros))
-            copies = reloaded(lean), reloaded(usual)
-            for env in (lean, usual):  # as a callback might
-                env.training, env.norm_reward = round_ % 2 == 0, round_ % 3 != 0
+        step = stepping(lean)
+        for _ in range(20):
             assert same(step(zeros), usual.step(zeros))
+        copies = reloaded(lean), reloaded(usual)
+        for env in (lean, usual):  # as a callback might
+            env.training, env.norm_reward = round_ % 2 == 0, round_ % 3 != 0
+        assert same(step(zeros), usual.step(zeros))
         assert same(lean.step(zeros), usual.step(zeros))
         lean, usual = copies
         assert same(state(lean), state(usual))
@@ -167,12 +167,12 @@ def test_lean_and_usual_steps_mix_with_saving_and_switches(tmp_path):
 def test_what_others_keep_does_not_change(norm_obs):
     env = walks(BOXES["float64"], 1, norm_obs=norm_obs)
     env.reset()
-    with lean_stepping(env) as step:
-        first = step(np.zeros((1, 2)))[0]
-        kept = [env.returns, env.old_obs, env.old_reward, first]
-        kept += [env.obs_rms.mean, env.obs_rms.var] if norm_obs else []
-        copies = [array.copy() for array in kept]
-        step(np.zeros((1, 2)))
+    step = stepping(env)
+    first = step(np.zeros((1, 2)))[0]
+    kept = [env.returns, env.old_obs, env.old_reward, first]
+    kept += [env.obs_rms.mean, env.obs_rms.var] if norm_obs else []
+    copies = [array.copy() for array in kept]
+    step(np.zeros((1, 2)))
     assert same(kept, copies)
     assert not np.shares_memory(first, kept[1])
 

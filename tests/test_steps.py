@@ -12,6 +12,7 @@ from sb3_trl.policies import ForwardPass
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollout import Rollout, table
 from sb3_trl.steps import CompiledStep, EagerStep
+from sb3_trl.trpl import Weights
 from sb3_trl.trust_region import TrustRegion
 
 
@@ -19,7 +20,7 @@ def make_model(**kwargs) -> TRPL:
     return TRPL("MlpPolicy", "Pendulum-v1", n_steps=64, batch_size=16, seed=0, device="cpu", **kwargs)
 
 
-def random_data(model: TRPL, n: int) -> tuple[Rollout, TrustRegion]:
+def random_data(model: TRPL, n: int) -> tuple[Rollout, TrustRegion, Weights]:
     """A rollout around an old policy from which the network is about one trust region away."""
     observations = th.randn(n, 3)
     with th.no_grad():
@@ -28,7 +29,7 @@ def random_data(model: TRPL, n: int) -> tuple[Rollout, TrustRegion]:
     actions = old.sample()
     rollout = Rollout(observations, actions, th.zeros(n), old.log_prob(actions), th.randn(n), th.randn(n))
     bounds = (th.tensor(bound, dtype=th.float64) for bound in (0.03, 1e-3))
-    return rollout, TrustRegion(model.trust_region_layer, old, *bounds)
+    return rollout, TrustRegion(model.trust_region_layer, old, *bounds), model._weights()
 
 
 def steps_of(model: TRPL, compiled: bool, policy) -> EagerStep:
@@ -198,11 +199,12 @@ def test_nothing_of_the_rollout_outlives_the_update(algorithm):
     model.learn(64)
     for step in model._compiled_steps.values():
         assert step.is_compiled
-        function, check = step._function, step._function._checked
+        (variant,) = step._variants.values()
+        function, check = variant.function, variant.function._checked
         function._checked = lambda *arguments, check=check: (checked.append(1), check(*arguments))[1]
     model.learn(2 * 64, reset_num_timesteps=False)
     assert len(checked) == 2 * len(model._compiled_steps), "once for each loss and update"
     for step in model._compiled_steps.values():
         assert step._data is None
         assert step._fixed is None
-        assert step._function._arguments == ()
+        assert all(variant.function._arguments == () for variant in step._variants.values())

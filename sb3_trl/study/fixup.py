@@ -10,6 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trl.fixpo import FixPO
+from sb3_trl.flat_adam import Flat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,14 +29,17 @@ class RecordedFixPO(FixPO):
         super()._setup_model()
         self.history: list[tuple[int, int, str, float, float]] = []
         self._kind, self._update = "primary", 0
-        step = self.dual.step
 
-        def recorded(state: th.Tensor, divergence: th.Tensor) -> th.Tensor:
-            state = step(state, divergence)
-            self._keep(divergence.item(), state[0].item())
-            return state
+    @property
+    def _beta_rule(self) -> dict[str, Any]:
+        rule = super()._beta_rule
 
-        self.dual.step = recorded  # type: ignore[method-assign]
+        def recorded(extra: Flat, scalars: dict[str, th.Tensor]) -> Flat:
+            changed = rule["after"](extra, scalars)
+            self._keep(scalars["kl"].item(), changed[0][0].item())
+            return changed
+
+        return rule | {"after": recorded}
 
     def train(self) -> None:
         """Update the policy, and count."""
