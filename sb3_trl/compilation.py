@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch as th
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
-__all__ = ["Compiled", "Result", "Varying", "preserved_random_state", "warn_uncompiled"]
+__all__ = ["Compiled", "Result", "Varying", "preserved_random_state", "pure_forward", "warn_uncompiled"]
 
 # The calls around small kernels cost more than the kernels: all of them in C++, and sizes are checked by torch.compile.
 # tanh from exp is three times as fast, and off by no more than 2e-7.
@@ -107,3 +109,26 @@ def warn_uncompiled(error: Exception) -> None:
         "compile=False silences this.",
         stacklevel=4,
     )
+
+
+def pure_forward(module: nn.Module) -> Callable[..., Any]:
+    """Return a module as a function of its parameters, and perhaps buffers, by name, and its inputs.
+
+    A module that is known by several names, such as a features extractor that actor and critic share, counts once
+    (``functional_call`` by itself leaves what it was given in it, when it is compiled), and a parameter that several
+    modules hold is exchanged in all of them.
+    """
+    first: dict[int, str] = {}
+    others: dict[str, str] = {}
+    for prefix, part in module.named_modules():
+        for own, tensor in chain(part._parameters.items(), part._buffers.items()):
+            if tensor is not None:
+                name = f"{prefix}.{own}" if prefix else own
+                if first.setdefault(id(tensor), name) != name:
+                    others[name] = first[id(tensor)]
+
+    def forward(tensors: dict[str, Tensor], *inputs: Any) -> Any:
+        again = {name: tensors[known] for name, known in others.items() if known in tensors}
+        return functional_call(module, tensors | again, inputs, tie_weights=False)
+
+    return forward

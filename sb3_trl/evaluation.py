@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 
 import torch as th
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from sb3_trl.compilation import Compiled, Result, Varying, preserved_random_state, warn_uncompiled
+from sb3_trl.compilation import Compiled, Result, Varying, preserved_random_state, pure_forward, warn_uncompiled
 from sb3_trl.rollout import Table
 
 __all__ = ["CompiledEvaluation", "Evaluation"]
@@ -32,14 +31,14 @@ class CompiledEvaluation:
 
     def __init__(self, function: Callable[..., Tensor], forward: nn.Module, data: Table) -> None:
         names = [name for name, _ in chain(forward.named_parameters(), forward.named_buffers())]
-        build = data.build
+        build, network = data.build, pure_forward(forward)
 
         def evaluate(varying: Varying, fixed: tuple[Sequence[Tensor], ...]) -> Result:
             (index,), (tensors, rows, shared) = varying, fixed
             own = dict(zip(names, tensors, strict=True))
 
             def call(*inputs: Any) -> Any:
-                return functional_call(forward, own, inputs)
+                return network(own, *inputs)
 
             return (), {"value": function(call, *build([tensor[index] for tensor in rows], shared))}
 

@@ -121,8 +121,8 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def gaussian_and_values(self, observations: Any) -> tuple[Gaussian, th.Tensor]:
         """Return the predicted Gaussian and the values ``(batch, 1)``, with one pass through shared layers."""
-        distribution, values = DistributionAndValues(self)(observations)
-        return distribution.gaussian, values
+        latent_pi, latent_vf = latents(self, observations)
+        return self._get_action_dist_from_latent(latent_pi).gaussian, self.value_net(latent_vf)
 
     def get_distribution(self, obs: Any) -> ProjectedGaussianDistribution:
         """Return the policy's distribution at a batch of observations."""

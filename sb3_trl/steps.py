@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 import torch as th
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
 
-from sb3_trl.compilation import Compiled, Result, Varying, preserved_random_state, warn_uncompiled
+from sb3_trl.compilation import Compiled, Result, Varying, preserved_random_state, pure_forward, warn_uncompiled
 from sb3_trl.direct import direct
 from sb3_trl.flat_adam import Flat, Layout, State, adam, clipped, step_sizes
 from sb3_trl.fused_adam import step_function
@@ -262,9 +262,11 @@ def pure_step(
     table's rows and shared tensors are fixed, and the gradient's largest norm, ``None`` for any.
     """
 
+    network = pure_forward(forward)
+
     def objective(parameters: dict[str, Tensor], minibatch: tuple[Any, ...]) -> Loss:
         def call(*inputs: Any) -> Any:
-            return functional_call(forward, parameters, inputs)
+            return network(parameters, *inputs)
 
         value, scalars = loss(call, *minibatch)
         return value, {key: scalar.detach() for key, scalar in scalars.items()}

@@ -2,8 +2,10 @@
 
 import pytest
 import torch as th
+from torch import nn
+from torch.func import grad_and_value
 
-from sb3_trl.compilation import Compiled
+from sb3_trl.compilation import Compiled, pure_forward
 
 
 class Doubler:
@@ -71,3 +73,42 @@ def test_forgetting_lets_tensors_go():
     compiled.forget()
     assert not compiled._arguments
     assert call(compiled, varying, fixed) == before
+
+
+def test_modules_with_several_names_and_weights_in_several_modules():
+    """A shared module is left as it was, and a tied weight is exchanged wherever it is."""
+    shared, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    other.weight = shared.weight
+    net = nn.ModuleDict({"a": shared, "b": shared, "c": other})
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.net = shared, net
+
+        def forward(self, x):
+            return self.net["c"](self.net["b"](self.first(x)))
+
+    module = Both()
+    names = [name for name, _ in module.named_parameters()]
+    call, x = pure_forward(module), th.randn(2, 3)
+
+    def function(varying, fixed):
+        (x,) = varying
+        value, gradient = grad_and_value(lambda p: call(p, x).square().sum())(dict(zip(names, fixed, strict=True)))[
+            ::-1
+        ]
+        return (), {"value": value} | gradient
+
+    before = [p.detach().clone() for p in module.parameters()]
+    fixed = tuple(2 * p for p in before)
+    plain, compiled = function((x,), fixed)[1], Compiled(function)((x,), fixed)[1]
+    with th.no_grad():
+        for p, value in zip(module.parameters(), fixed, strict=True):
+            p.copy_(value)
+    expected = module(x).square().sum()
+    gradients = th.autograd.grad(expected, list(module.parameters()))
+    for result in (plain, compiled):
+        assert th.allclose(result["value"], expected, rtol=1e-4)
+        assert all(th.allclose(result[name], g, rtol=1e-4) for name, g in zip(names, gradients, strict=True))
+    assert all(type(p) is nn.Parameter for p in module.parameters())
