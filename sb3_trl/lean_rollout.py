@@ -22,6 +22,7 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trl.lean_actor import LeanActor
 from sb3_trl.lean_env import stepping
@@ -59,7 +60,9 @@ def can_collect(algorithm: OnPolicyAlgorithm) -> bool:
     )
 
 
-def collect_rollout(algorithm: OnPolicyAlgorithm, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int) -> bool:
+def collect_rollout(
+    algorithm: OnPolicyAlgorithm, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int
+) -> bool:
     """Fill ``buffer`` with the policy's rollout, as ``OnPolicyAlgorithm.collect_rollouts`` does.
 
     Callbacks find in ``locals`` what they find with SB3. What is not known yet, ``values`` and ``log_probs`` in the
@@ -67,9 +70,9 @@ def collect_rollout(algorithm: OnPolicyAlgorithm, callback: BaseCallback, buffer
 
     :return: Whether the rollout is complete; ``False`` if a callback stopped it.
     """
-    rollout = take_turns(algorithm, callback, buffer, n_steps)
+    rollout = take_turns(algorithm, env, callback, buffer, n_steps)
     turn = next(rollout)
-    actor = LeanActor(algorithm.policy, n_steps, algorithm.n_envs)
+    actor = LeanActor(algorithm.policy, n_steps, env.num_envs)
     try:
         for step in range(n_steps):
             if turn.policy_has_changed:
@@ -88,7 +91,7 @@ class Turn(NamedTuple):
 
 
 def take_turns(
-    algorithm: OnPolicyAlgorithm, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int
+    algorithm: OnPolicyAlgorithm, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int
 ) -> Generator[Turn, np.ndarray, bool]:
     """Yield every step's turn in a rollout, take its actions, and return whether the rollout is complete.
 
@@ -96,8 +99,7 @@ def take_turns(
     turn are to be drawn from the policy as it is then: a callback may have changed it. Values and log-probabilities
     are those of the policy that acted.
     """
-    policy, env = algorithm.policy, algorithm.env
-    assert env is not None
+    policy = algorithm.policy
     clip, take_step = _clipper(policy.action_space, env.num_envs), stepping(env)
     policy.set_training_mode(False)
     buffer.reset()
@@ -146,7 +148,7 @@ def take_turns(
         "actions": actions.reshape(-1, 1) if isinstance(policy.action_space, spaces.Discrete) else actions,
         "obs_tensor": obs_as_tensor(observations, policy.device),  # type: ignore[arg-type]
         "values": last_values,
-        "log_probs": th.as_tensor(buffer.log_probs[-1], device=policy.device),
+        "log_probs": th.as_tensor(buffer.log_probs[n_steps - 1], device=policy.device),
     }
     callback.update_locals(known)
     callback.on_rollout_end()
@@ -212,7 +214,7 @@ def evaluate(buffer: RolloutBuffer, policy: ActorCriticPolicy, start: int, stop:
 @th.no_grad()
 def _complete(buffer: RolloutBuffer, policy: ActorCriticPolicy, new_obs: Any, dones: np.ndarray) -> th.Tensor:
     """Write advantages and returns, and return the values of the states after the last step, ``(n_envs, 1)``."""
-    buffer.full = True
+    buffer.full = buffer.pos == buffer.buffer_size
     last_values = policy.predict_values(obs_as_tensor(new_obs, policy.device))
     buffer.advantages = generalized_advantages(
         buffer.rewards,

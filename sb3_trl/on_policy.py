@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -90,7 +91,7 @@ class LeanRollouts(OnPolicyAlgorithm):
     ) -> bool:
         """Fill the buffer, as in SB3; for policies and buffers of another kind by SB3's own method."""
         if can_collect(self):
-            return collect_rollout(self, callback, rollout_buffer, n_rollout_steps)
+            return collect_rollout(self, env, callback, rollout_buffer, n_rollout_steps)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
 
@@ -102,6 +103,7 @@ class TrustRegionAlgorithm(LeanRollouts):
 
     batch_size: int
     n_epochs: int
+    normalize_advantage: bool
     compile: bool | Literal["auto"]
 
     def _setup_model(self) -> None:
@@ -128,6 +130,11 @@ class TrustRegionAlgorithm(LeanRollouts):
             value = getattr(self, argument)
             if value < 1:
                 raise ValueError(f"{argument}={value} must be at least 1.")
+        if self.normalize_advantage and self.batch_size == 1:
+            raise ValueError(
+                "batch_size=1 with normalize_advantage=True: one advantage cannot be normalised. Increase batch_size, "
+                "or set normalize_advantage=False."
+            )
         if self.env is not None:
             self._check_minibatch_size()
 
@@ -139,19 +146,18 @@ class TrustRegionAlgorithm(LeanRollouts):
                 f"batch_size={self.batch_size} is larger than the rollout: n_steps * n_envs = {self.n_steps} * "
                 f"{self.env.num_envs} = {size}. Decrease batch_size or increase n_steps."
             )
+        if size % self.batch_size:
+            warnings.warn(
+                f"batch_size={self.batch_size} does not divide the rollout, n_steps * n_envs = {self.n_steps} * "
+                f"{self.env.num_envs} = {size}: the last minibatch of every epoch has {size % self.batch_size} states.",
+                stacklevel=2,
+            )
 
     def _check_policy_kwargs(self) -> None:
-        known = set()
-        for cls in self.policy_class.__mro__:
-            if "__init__" in vars(cls):
-                parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-                known |= {p.name for p in parameters}
-                if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-                    break
-        known -= {"self", "observation_space", "action_space", "lr_schedule", "use_sde", "kwargs"}
+        known, takes_others = _arguments_of(self.policy_class)
         for key in self.policy_kwargs:
-            if key not in known:
-                guess = difflib.get_close_matches(key, known, n=1)
+            guess = difflib.get_close_matches(key, known, n=1)
+            if key not in known and (guess or not takes_others):
                 hint = f"did you mean {guess[0]!r}? " if guess else ""
                 raise ValueError(
                     f"policy_kwargs has {key!r}, which {self.policy_class.__name__} does not know: {hint}"
@@ -319,3 +325,21 @@ class TrustRegionAlgorithm(LeanRollouts):
                 f"A parameter of the policy is not finite after {self.num_timesteps} timesteps. Lower the learning "
                 "rate, clip gradients (max_grad_norm=0.5), or normalise observations and rewards (VecNormalize)."
             )
+
+
+def _arguments_of(policy_class: type) -> tuple[set[str], bool]:
+    """Return what a policy's constructor takes from ``policy_kwargs``, and whether it may take something else, too.
+
+    A class of somebody's own may do with its ``**kwargs`` what it wants; those of SB3 and this package hand them on.
+    """
+    known: set[str] = set()
+    takes_others = False
+    for cls in policy_class.__mro__:
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+            known |= {p.name for p in parameters}
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+                break
+            takes_others |= cls.__module__.partition(".")[0] not in ("stable_baselines3", "sb3_contrib", "sb3_trl")
+    known -= {"self", "observation_space", "action_space", "lr_schedule", "use_sde", "args", "kwargs"}
+    return known, takes_others

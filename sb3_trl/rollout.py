@@ -40,7 +40,14 @@ class Rollout(NamedTuple):
 
 
 def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:
-    """Return the buffer's contents as flat tensors on its device, without touching the buffer."""
+    """Return the buffer's contents as flat tensors on its device, without touching the buffer.
+
+    :raises ValueError: if the buffer is not full.
+    """
+    if not buffer.full:
+        raise ValueError(
+            f"The rollout buffer holds {buffer.pos} of {buffer.buffer_size} steps: collect a whole rollout."
+        )
 
     def flat(array: np.ndarray) -> th.Tensor:
         return buffer.to_torch(array if buffer.generator_ready else buffer.swap_and_flatten(array))
