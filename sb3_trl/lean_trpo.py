@@ -15,8 +15,7 @@ class LeanTRPO(LeanRollouts, TRPO):
     """sb3-contrib's ``TRPO``, with its arguments and its updates, that spends less time on every environment step.
 
     For baselines. Given the same noise, its rollouts are those of SB3, number for number; the noise is drawn in
-    another order, so a seed is another run. Callbacks find neither ``obs_tensor`` nor ``values`` and ``log_probs``
-    among their locals while a rollout is collected: they are not known yet.
+    another order, so a seed is another run.
     """
 
     name: ClassVar[str] = "LeanTRPO"

@@ -57,6 +57,7 @@ def test_observations_are_in_the_precision_of_the_networks(given, expected):
     space = spaces.Box(0, 9, (2,), given)
     buffer = RolloutBuffer(4, space, spaces.Box(-1, 1, (1,)), device="cpu")
     buffer.observations[:] = np.arange(4).reshape(4, 1, 1)
+    buffer.full = True
     observations = rollout_from_buffer(buffer).observations
     assert observations.dtype == expected
     assert observations[:, 1].tolist() == [0, 1, 2, 3]
