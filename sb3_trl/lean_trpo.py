@@ -16,7 +16,8 @@ class LeanTRPO(LeanRollouts, TRPO):
 
     For baselines. Given the same noise, its rollouts are those of SB3, number for number; the noise is drawn in
     another order, so a seed is another run. Callbacks find neither ``obs_tensor`` nor ``values`` and ``log_probs``
-    among their locals while a rollout is collected: they are not known yet.
+    among their locals while a rollout is collected: they are not known yet. An observation or reward that is not
+    finite is an error that names its environment, not a policy of NaN.
     """
 
     name: ClassVar[str] = "LeanTRPO"
