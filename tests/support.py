@@ -259,5 +259,6 @@ def small(cls: type[OnPolicyAlgorithm], env: Any = None, policy: Any = "MlpPolic
     options |= {"compile": False} if issubclass(cls, TrustRegionAlgorithm) else {}
     if issubclass(cls, TRPO):
         del options["n_epochs"]
+        options |= {"n_critic_updates": 1, "cg_max_steps": 2}
     kwargs["policy_kwargs"] = {"net_arch": [4]} | (kwargs.get("policy_kwargs") or {})
     return cls(policy, vec_env() if env is None else env, **(options | kwargs))

@@ -8,9 +8,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from support import ALGORITHMS, PointEnv, all_equal, parameters, small, vec_env
 
-from sb3_trl import LeanTRPO
-
-every_algorithm = pytest.mark.parametrize("cls", [*ALGORITHMS, LeanTRPO])
+every_algorithm = pytest.mark.parametrize("cls", ALGORITHMS)
 
 
 def trained(cls: type, seed: int | None, env=None, **kwargs):

@@ -11,12 +11,10 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
 from support import ALGORITHMS, PointEnv, all_equal, parameters, small, vec_env
 
-from sb3_trl import LeanTRPO
-
-every_algorithm = pytest.mark.parametrize("cls", [*ALGORITHMS, LeanTRPO])
+every_algorithm = pytest.mark.parametrize("cls", ALGORITHMS)
 
 
-@pytest.fixture(scope="module", params=[*ALGORITHMS, LeanTRPO], ids=lambda cls: cls.__name__)
+@pytest.fixture(scope="module", params=ALGORITHMS, ids=lambda cls: cls.__name__)
 def saved(request, tmp_path_factory):
     """A trained model and its file, and PPO's."""
     pairs = []
@@ -221,8 +219,6 @@ def test_arguments_on_loading(saved):
 )
 def test_the_learning_rate_stays_what_was_given(cls, given, tmp_path):
     """Also after saving and loading: people read it, log it, and hand it to the next model."""
-    if cls is LeanTRPO and isinstance(given, str):
-        pytest.skip("sb3-contrib's TRPO takes no strings")
     names = ["learning_rate"] + [
         name for name in ("critic_learning_rate", "mean_bound", "clip_range_vf") if _takes(cls, name)
     ]

@@ -1,5 +1,7 @@
 """``predict`` of every algorithm against that of SB3's PPO with the same network."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch as th
@@ -15,13 +17,14 @@ POLICIES = {"dict": "MultiInputPolicy", "image": "CnnPolicy"}
 FEATURES = {"image": {"features_extractor_kwargs": {"features_dim": 4}}}
 
 
-def models(cls, observation: str = "box", **kwargs) -> list:
+@cache
+def models(cls, observation: str = "box") -> list:
     """Return a model and PPO's on environments with that observation."""
     policy_kwargs = FEATURES.get(observation, {})
     return [
         small(
             each,
-            PointEnv(observation=observation, **kwargs),
+            PointEnv(observation=observation),
             POLICIES.get(observation, "MlpPolicy"),
             policy_kwargs=policy_kwargs,
         )

@@ -2,11 +2,9 @@
 
 import pytest
 from stable_baselines3 import PPO
-from support import ALGORITHMS, event_file, small, vec_env
+from support import ALGORITHMS, LeanPPO, event_file, small, vec_env
 
-from sb3_trl import LeanTRPO
-
-every_algorithm = pytest.mark.parametrize("cls", [*ALGORITHMS, LeanTRPO])
+every_algorithm = pytest.mark.parametrize("cls", ALGORITHMS)
 
 
 def folders(root) -> list[str]:
@@ -31,7 +29,7 @@ def test_folders(cls, name, tmp_path):
             model.learn(16, reset_num_timesteps=reset, **given)
             listings.append([folder.replace(each.__name__.removeprefix("Lean"), "X") for folder in folders(root)])
         found.append(listings)
-    own = {"LeanPPO": "LeanX", "LeanTRPO": "LeanX"}.get(cls.__name__, "X")
+    own = "LeanX" if cls is LeanPPO else "X"
     assert found[0] == [[folder.replace("X", own) for folder in listing] for listing in found[1]]
 
 

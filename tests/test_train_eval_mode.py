@@ -8,9 +8,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from support import ALGORITHMS, small, vec_env
 from torch import nn
 
-from sb3_trl import LeanTRPO
-
-every_algorithm = pytest.mark.parametrize("cls", [*ALGORITHMS, LeanTRPO])
+every_algorithm = pytest.mark.parametrize("cls", ALGORITHMS)
 
 
 class Recording(BaseFeaturesExtractor):

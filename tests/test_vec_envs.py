@@ -20,9 +20,7 @@ from stable_baselines3.common.vec_env import (
 )
 from support import ALGORITHMS, PointEnv, small, vec_env
 
-from sb3_trl import LeanTRPO
-
-every_algorithm = pytest.mark.parametrize("cls", [*ALGORITHMS, LeanTRPO])
+every_algorithm = pytest.mark.parametrize("cls", ALGORITHMS)
 SMALL_CNN = {"features_extractor_kwargs": {"features_dim": 4}}
 
 
