@@ -236,6 +236,17 @@ def test_the_policy_that_is_updated_is_the_one_that_acted(cls):
     th.testing.assert_close(values.flatten(), rollout.old_values, rtol=1e-4, atol=1e-5)
 
 
+# FAULT in sb3_trl/on_policy.py, ``_check_policy_kwargs``: it cannot know what a class does with its ``**kwargs``.
+@every_algorithm
+def test_a_policy_may_take_arguments_out_of_its_keywords(cls):
+    class Wide(own_policy(cls, Nothing)):
+        def __init__(self, *args, **kwargs):
+            self.width = kwargs.pop("width", 8)
+            super().__init__(*args, **kwargs)
+
+    assert small(cls, policy=Wide, policy_kwargs={"width": 5}).policy.width == 5
+
+
 @every_algorithm
 def test_the_policy_may_be_a_class(cls):
     alias = small(cls).policy_class

@@ -1,13 +1,16 @@
 """``learn`` and the arguments of the constructors: what SB3's PPO does on the same call is done."""
 
+import copy
 import warnings
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from support import (
     ACTION_SPACES,
@@ -296,3 +299,95 @@ def test_rollouts_that_pass_by_this_package(cls):
     before = parameters(model)
     model.learn(32)
     assert not all_equal(before, parameters(model))
+
+
+# FAULT in sb3_trl/on_policy.py, ``LeanRollouts.collect_rollouts``: ``env`` is not handed on, ``take_turns`` takes its own.
+@pytest.mark.parametrize("cls", [FixPO, LeanTRPO])
+def test_rollouts_in_another_environment(cls):
+    """``collect_rollouts`` steps the environment that it is given, as SB3's."""
+
+    def call(each):
+        model, other = small(each, vec_env(2, length=100)), vec_env(2, length=100)
+        _, callback = model._setup_learn(16, None)
+        model._last_obs = other.reset()
+        model.collect_rollouts(other, callback, model.rollout_buffer, 8)
+        return [[env.unwrapped.steps for env in each.envs] for each in (model.env, other)]
+
+    ours, expected = both(cls, call)
+    assert ours == expected == [[0, 0], [8, 8]]
+
+
+# FAULT in sb3_trl/lean_rollout.py, ``_complete``: the buffer says that it is full, and updates learn from its zeros.
+@every_algorithm
+def test_a_buffer_that_is_not_full_is_not_learned_from(cls):
+    def call(each):
+        model = small(each, vec_env(2))
+        _, callback = model._setup_learn(16, None)
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, 4)
+        assert not model.rollout_buffer.full, "half of it are zeros"
+        try:
+            model.train()
+        except (AssertionError, ValueError):
+            return "refused"
+        return "learned"
+
+    ours, expected = both(cls, call)
+    assert ours == expected == "refused"
+
+
+@every_algorithm
+def test_what_a_callback_changes_in_place_is_learned_from(cls):
+    """Rewards, observations and actions, as people shape them in ``_on_step``."""
+
+    class Changes(BaseCallback):
+        def _on_step(self) -> bool:
+            self.locals["rewards"][:] = 7.0
+            self.locals["new_obs"][:] = 0.25
+            self.locals["actions"][:] = 0.125
+            return True
+
+    def call(each):
+        model = small(each, vec_env(2, length=1000))
+        _, callback = model._setup_learn(16, Changes())
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, 8)
+        buffer = model.rollout_buffer
+        return [
+            np.unique(array).tolist()
+            for array in (buffer.rewards, buffer.observations[1:], buffer.actions, model._last_obs)
+        ]
+
+    ours, expected = both(cls, call)
+    assert ours == expected == [[7.0], [0.25], [0.125], [0.25]]
+
+
+@every_algorithm
+@pytest.mark.parametrize(
+    "callback", [None, [], (), [[]], "text", [lambda *_: True], lambda *_: None, lambda *_: 0], ids=repr
+)
+def test_odd_callbacks(cls, callback):
+    def call(each):
+        return small(each, vec_env(2)).learn(16, callback=callback).num_timesteps
+
+    ours, expected = both(cls, call)
+    assert ours == expected
+
+
+@every_algorithm
+def test_arguments_are_not_changed(cls):
+    """Dictionaries that are given can be given again."""
+    given = {"net_arch": {"pi": [4], "vf": [4]}, "optimizer_kwargs": {"betas": (0.5, 0.9)}}
+    policy_kwargs, buffer_kwargs = copy.deepcopy(given), {}
+    small(cls, policy_kwargs=policy_kwargs, rollout_buffer_kwargs=buffer_kwargs).learn(16)
+    assert policy_kwargs == given
+    assert buffer_kwargs == {}
+
+
+@every_algorithm
+def test_copies_learn_on_their_own(cls):
+    model = small(cls, vec_env(2)).learn(16)
+    before = parameters(model)
+    for copied in (copy.deepcopy(model), cloudpickle.loads(cloudpickle.dumps(model))):
+        assert all_equal(parameters(copied), before)
+        copied.learn(16)
+        assert not all_equal(parameters(copied), before)
+        assert all_equal(parameters(model), before)
