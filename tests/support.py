@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import TRPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -262,3 +264,14 @@ def small(cls: type[OnPolicyAlgorithm], env: Any = None, policy: Any = "MlpPolic
         options |= {"n_critic_updates": 1, "cg_max_steps": 2}
     kwargs["policy_kwargs"] = {"net_arch": [4]} | (kwargs.get("policy_kwargs") or {})
     return cls(policy, vec_env() if env is None else env, **(options | kwargs))
+
+
+def both(cls: type, call: Callable[[type], Any]) -> list[Any]:
+    """Return what a call makes of the algorithm and of PPO: a result, or the kind of its error."""
+    results = []
+    for each in (cls, PPO):
+        try:
+            results.append(call(each))
+        except Exception as error:
+            results.append(type(error))
+    return results

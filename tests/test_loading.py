@@ -212,7 +212,7 @@ def test_arguments_on_loading(saved):
         assert ours is expected is ValueError
 
 
-# FAULT in the constructors of trpl, fixpo and papi: ``learning_rate`` becomes a schedule; with LeanPPO a "lin_" string.
+# FAULT in the constructors of TRPL, FixPO and PAPI: ``learning_rate`` becomes a schedule; a string does with LeanPPO.
 @every_algorithm
 @pytest.mark.parametrize(
     "given", [1e-3, 1, lambda progress: 1e-3 * progress, "lin_1e-3"], ids=["float", "int", "function", "lin"]
@@ -220,7 +220,7 @@ def test_arguments_on_loading(saved):
 def test_the_learning_rate_stays_what_was_given(cls, given, tmp_path):
     """Also after saving and loading: people read it, log it, and hand it to the next model."""
     names = ["learning_rate"] + [
-        name for name in ("critic_learning_rate", "mean_bound", "clip_range_vf") if _takes(cls, name)
+        name for name in ("critic_learning_rate", "mean_bound", "clip_range_vf") if hasattr(small(cls), name)
     ]
     model = small(cls, **dict.fromkeys(names, given))
     model.save(tmp_path / "model")
@@ -238,10 +238,6 @@ def test_the_learning_rate_stays_what_was_given(cls, given, tmp_path):
                 assert (type(kept), kept) == (type(given), given)
     rates = [m.policy.optimizer.param_groups[0]["lr"] for m in (model, loaded)]
     assert rates[0] == rates[1]
-
-
-def _takes(cls: type, name: str) -> bool:
-    return hasattr(small(cls), name)
 
 
 def test_parameters_as_a_dictionary_and_a_file(saved):
@@ -305,7 +301,7 @@ def test_part_of_the_parameters(saved):
     assert ours == expected == {"value_net.bias"}
 
 
-def test_a_tensorboard_folder_is_saved_and_can_be_left_behind(saved, tmp_path, monkeypatch):
+def test_a_tensorboard_folder_is_saved_and_can_be_left_behind(saved, tmp_path):
     def call(cls, model, path):
         folder = tmp_path / cls.__name__
         logged = small(cls, vec_env(2), tensorboard_log=str(folder))
@@ -313,8 +309,7 @@ def test_a_tensorboard_folder_is_saved_and_can_be_left_behind(saved, tmp_path, m
         logged.save(tmp_path / "model")
         kept = cls.load(tmp_path / "model", env=vec_env(2), device="cpu")
         kept.learn(16, tb_log_name="run", reset_num_timesteps=False)
-        without = cls.load(tmp_path / "model", env=vec_env(2), device="cpu", tensorboard_log=None)
-        without.learn(16)
+        cls.load(tmp_path / "model", env=vec_env(2), device="cpu", tensorboard_log=None).learn(16)
         return kept.tensorboard_log == str(folder), sorted(file.name for file in folder.iterdir())
 
     ours, expected = both(saved, call)
