@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.monitor import Monitor
-from support import ACTION_SPACES, ALGORITHMS, ActionEnv, FixPO, LeanPPO, PointEnv, all_equal, both, parameters, small, vec_env
+from support import (
     ACTION_SPACES,
     ALGORITHMS,
     ActionEnv,
@@ -15,6 +15,7 @@ from support import ACTION_SPACES, ALGORITHMS, ActionEnv, FixPO, LeanPPO, PointE
     LeanPPO,
     PointEnv,
     all_equal,
+    both,
     parameters,
     small,
     vec_env,
