@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import torch as th
-from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution, kl_divergence
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trl.dashboard import write_layout
+from sb3_trl.rollout import chunks, rollout_from_buffer
 
 __all__ = ["TrustRegionCallback"]
 
@@ -21,8 +24,9 @@ class TrustRegionCallback(BaseCallback):
     After every update it compares the policy that acts next with the policy that collected the last
     rollout, at every state of that rollout: ``trust_region/kl_mean`` and ``trust_region/kl_max`` are
     KL(acting ‖ old) in nats, ``trust_region/entropy`` is the mean entropy of the acting policy in nats.
-    Every action space is supported. Runs of different methods can then be drawn in one figure, and TensorBoard
-    shows the keys in the same dashboard.
+    Every action space is supported; policies that need more than observations, as sb3-contrib's recurrent and masked
+    ones, are not. Runs of different methods can then be drawn in one figure, and TensorBoard shows the keys in the
+    same dashboard.
 
     :param chunk_size: States per forward pass.
     :param verbose: Verbosity level, as in SB3.
@@ -33,6 +37,17 @@ class TrustRegionCallback(BaseCallback):
         self.chunk_size = chunk_size
         self._chunks: list[th.Tensor | dict[str, th.Tensor]] = []
         self._old: list[Distribution] = []
+        self._watched: BaseAlgorithm | None = None
+
+    def _init_callback(self) -> None:
+        if not _has_distributions(self.model):
+            raise ValueError(
+                "TrustRegionCallback compares what a policy does at the states of a rollout: it watches PPO, A2C, TRPO "
+                f"and their relatives with an ActorCriticPolicy, not {type(self.model).__name__} with "
+                f"{type(self.model.policy).__name__}. Leave the callback out."
+            )
+        if self._watched is not self.model:  # the last rollout was another model's
+            self._watched, self._chunks = self.model, []
 
     def _on_step(self) -> bool:
         return True
@@ -42,7 +57,8 @@ class TrustRegionCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         """Keep the rollout's observations and the distributions that collected it."""
-        self._chunks = self._observation_chunks()
+        buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
+        self._chunks = list(chunks(rollout_from_buffer(buffer).observations, self.chunk_size))
         self._old = self._distributions()
 
     def _on_rollout_start(self) -> None:
@@ -65,17 +81,16 @@ class TrustRegionCallback(BaseCallback):
             # SB3's policies refill one distribution object: keep a fresh one for every chunk.
             return [_detached(policy, chunk) for chunk in self._chunks]
 
-    def _observation_chunks(self) -> list[th.Tensor | dict[str, th.Tensor]]:
-        buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        observations = buffer.observations
-        if isinstance(self.model.observation_space, spaces.Dict):
-            flat = {key: buffer.to_torch(buffer.swap_and_flatten(x)) for key, x in observations.items()}
-            n = next(iter(flat.values())).shape[0]
-            starts = range(0, n, self.chunk_size)
-            return [{key: x[i : i + self.chunk_size] for key, x in flat.items()} for i in starts]
-        # A generator that was opened (``buffer.get``) has flattened the array already.
-        flat_array = observations if buffer.generator_ready else buffer.swap_and_flatten(observations)
-        return list(buffer.to_torch(flat_array).split(self.chunk_size))
+
+def _has_distributions(model: BaseAlgorithm) -> bool:
+    """Return whether observations are all that the model's policy needs to act."""
+    if not isinstance(model, OnPolicyAlgorithm) or not isinstance(model.policy, ActorCriticPolicy):
+        return False
+    try:
+        inspect.signature(model.policy.get_distribution).bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 def _detached(policy: ActorCriticPolicy, observations: th.Tensor | dict[str, th.Tensor]) -> Distribution:

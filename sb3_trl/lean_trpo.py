@@ -15,7 +15,8 @@ class LeanTRPO(LeanRollouts, TRPO):
     """sb3-contrib's ``TRPO``, with its arguments and its updates, that spends less time on every environment step.
 
     For baselines. Given the same noise, its rollouts are those of SB3, number for number; the noise is drawn in
-    another order, so a seed is another run.
+    another order, so a seed is another run. An observation or reward that is not finite is an error that names its
+    environment, not a policy of NaN.
     """
 
     name: ClassVar[str] = "LeanTRPO"

@@ -94,6 +94,19 @@ class LeanRollouts(OnPolicyAlgorithm):
             return collect_rollout(self, env, callback, rollout_buffer, n_rollout_steps)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        # First in the list: a broken environment is reported before any other callback looks at it.
+        return super()._init_callback(_first(FiniteCheckCallback(), callback), progress_bar)
+
+
+def _first(callback: BaseCallback, others: MaybeCallback) -> list[BaseCallback]:
+    """Return a list of callbacks that begins with one."""
+    if isinstance(others, list):
+        return [callback, *others]
+    if others is None or isinstance(others, BaseCallback):
+        return [callback] if others is None else [callback, others]
+    return [callback, ConvertCallback(others)]
+
 
 class TrustRegionAlgorithm(LeanRollouts):
     """Base class of TRPL, FixPO and their relatives."""
@@ -117,13 +130,7 @@ class TrustRegionAlgorithm(LeanRollouts):
         super()._setup_model()
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        # First in the list: a broken environment is reported before any other callback looks at it.
-        callbacks: list[Any] = [FiniteCheckCallback(), DashboardCallback(self.log_prefixes)]
-        if isinstance(callback, list):
-            callbacks += callback
-        elif callback is not None:
-            callbacks.append(callback if isinstance(callback, BaseCallback) else ConvertCallback(callback))
-        return super()._init_callback(callbacks, progress_bar)
+        return super()._init_callback(_first(DashboardCallback(self.log_prefixes), callback), progress_bar)
 
     def _check_rollout_size(self) -> None:
         for argument in ("n_steps", "batch_size", "n_epochs"):

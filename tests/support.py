@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from sb3_trl import TRPL
+from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
+from sb3_trl.gaussian_algorithm import GaussianAlgorithm
+from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.projections import Gaussian, Projection
 from sb3_trl.rollout import Rollout, rollout_from_buffer
 
@@ -242,3 +248,30 @@ def event_file(folder: Path) -> EventAccumulator:
     events = EventAccumulator(str(folder))
     events.Reload()
     return events
+
+
+#: The algorithms that do what SB3's PPO does, but for the update.
+ALGORITHMS = [TRPL, FixPO, PAPI, LeanPPO]
+
+
+def small(cls: type[OnPolicyAlgorithm], env: Any = None, policy: Any = "MlpPolicy", **kwargs: Any) -> Any:
+    """Return a model of any algorithm, also of SB3's, whose updates take next to no time."""
+    options: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "seed": 0, "device": "cpu"}
+    options |= {"n_critic_epochs": 1} if issubclass(cls, GaussianAlgorithm) else {}
+    options |= {"compile": False} if issubclass(cls, TrustRegionAlgorithm) else {}
+    if issubclass(cls, TRPO):
+        del options["n_epochs"]
+        options |= {"n_critic_updates": 1, "cg_max_steps": 2}
+    kwargs["policy_kwargs"] = {"net_arch": [4]} | (kwargs.get("policy_kwargs") or {})
+    return cls(policy, vec_env() if env is None else env, **(options | kwargs))
+
+
+def both(cls: type, call: Callable[[type], Any]) -> list[Any]:
+    """Return what a call makes of the algorithm and of PPO: a result, or the kind of its error."""
+    results = []
+    for each in (cls, PPO):
+        try:
+            results.append(call(each))
+        except Exception as error:
+            results.append(type(error))
+    return results

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import TRPO
-from stable_baselines3 import A2C, PPO
+from sb3_contrib import ARS, TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from support import PointEnv, make_model, vec_env
+from support import ActionEnv, PointEnv, Recorder, make_model, vec_env
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from sb3_trl import TrustRegionCallback
@@ -171,3 +171,44 @@ def test_does_not_change_the_training():
 
     plain, watched = train(None), train(TrustRegionCallback())
     assert all(th.equal(plain[key], watched[key]) for key in plain)
+
+
+@pytest.mark.parametrize("cls", [DQN, ARS, RecurrentPPO, MaskablePPO])
+def test_algorithms_that_cannot_be_watched_are_named(cls):
+    policy = "MlpLstmPolicy" if cls is RecurrentPPO else "MlpPolicy"
+    model = cls(policy, ActionEnv(spaces.Discrete(3)), device="cpu", seed=0)
+    with pytest.raises(ValueError, match=rf"it watches PPO, A2C, TRPO .* not {cls.__name__} with "):
+        model.learn(64, callback=TrustRegionCallback())
+    assert model.num_timesteps == 0
+
+
+def test_what_another_callback_read_is_not_read_twice():
+    """``rollout_buffer.get`` leaves another layout in the buffer."""
+
+    class Reads(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            next(self.model.rollout_buffer.get(8))
+
+    def logs(*callbacks):
+        recorder = Recorder()
+        model = PPO("MultiInputPolicy", vec_env(2, observation="dict"), batch_size=32, n_epochs=2, **SMALL)
+        model.learn(192, callback=[*callbacks, recorder])
+        return [log["trust_region/kl_mean"] for log in recorder.logs]
+
+    assert logs(Reads(), TrustRegionCallback()) == logs(TrustRegionCallback(), Reads())
+
+
+def test_one_callback_watches_two_models():
+    """And compares each with itself; what was learned between two trainings of one model counts."""
+    callback, recorder = TrustRegionCallback(), Recorder()
+    model = PPO("MlpPolicy", vec_env(), batch_size=32, **SMALL)
+    model.learn(32, callback=[callback, recorder])
+    assert not recorder.logs
+    PPO("MlpPolicy", vec_env(shape=(2,)), batch_size=32, **SMALL).learn(32, callback=[callback, recorder])
+    assert not recorder.logs
+    for n_logs in (0, 1):
+        model.learn(32, callback=[callback, recorder], reset_num_timesteps=False)
+        assert len(recorder.logs) == n_logs

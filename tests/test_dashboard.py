@@ -1,15 +1,25 @@
 """What a TensorBoard log holds beside the curves: the dashboard's layout and the hyperparameters."""
 
+import inspect
+import random
 import re
+from functools import partial
 
+import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import PPO
-from support import event_file, make_model, vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+from support import all_equal, event_file, make_model, parameters, vec_env
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import plugin_data_pb2
+from torch import nn
 
-from sb3_trl import TRPL, FixPO, StateBound, TrustRegionCallback
-from sb3_trl.dashboard import CHARTS, METRICS, hyperparameters
+from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, StateBound, TRPLPolicy, TrustRegionCallback
+from sb3_trl.dashboard import CHARTS, METRICS, DashboardCallback, hyperparameters
+from sb3_trl.on_policy import TrustRegionAlgorithm
+from sb3_trl.projections import KLProjection
 
 SMALL = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "seed": 0, "device": "cpu"}
 
@@ -126,3 +136,191 @@ def test_nothing_is_written_without_a_tensorboard_log(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_model().learn(64)
     assert not list(tmp_path.iterdir())
+
+
+# --- whatever a user gives ---
+
+
+class Unprintable:
+    """Has no description of its own."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Counting:
+    """A schedule that changes with every call."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, progress: float) -> float:
+        self.calls += 1
+        return 1e-3 / self.calls
+
+
+class HandsOn(TRPL):
+    """Keeps one of its arguments, and hands on what it does not know."""
+
+    def __init__(self, *args, gain=1, forgotten=2, train=3, secret=4, **kwargs):
+        self.gain = gain
+        super().__init__(*args, **kwargs)
+
+    @property
+    def secret(self):
+        raise RuntimeError("no")
+
+
+class Chooses(FixPO):
+    """Takes the environment, and chooses everything else."""
+
+    def __init__(self, env, tensorboard_log=None):
+        super().__init__("MlpPolicy", env, kl_bound=0.3, tensorboard_log=tensorboard_log, **SMALL)
+
+
+class OwnPolicy(TRPLPolicy):
+    """Takes anything."""
+
+    def __init__(self, *args, thing=None, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+def reentrant() -> dict:
+    loop: dict = {}
+    loop["self"] = loop["again"] = loop
+    return loop
+
+
+def refuses(progress: float) -> float:
+    raise RuntimeError("no")
+
+
+THINGS = [
+    (Unprintable(), "Unprintable"),
+    ([1, Unprintable()], "[1, Unprintable]"),
+    ({"a": {"b": (nn.Tanh, None)}}, "{'a': {'b': (Tanh, None)}}"),
+    (reentrant(), None),
+    ("x" * 10_000, "x" * 499 + "…"),
+    (["x" * 10_000] * 10_000, None),
+    ("\ud800", "?"),
+    (10**400, None),
+    (10**5000, None),
+    (2**70, 2.0**70),
+    (float("nan"), float("nan")),
+    (float("inf"), float("inf")),
+    (None, None),
+    (np.float32(0.5), 0.5),
+    (np.int64(3), 3),
+    (np.bool_(True), True),
+    (np.longdouble(0.5), 0.5),
+    (np.str_("text"), "text"),
+    (np.arange(3), "[0, 1, 2]"),
+    (np.zeros((10, 10, 10)), "ndarray (10, 10, 10)"),
+    (th.tensor(0.5), 0.5),
+    (th.tensor([1.0, 2.0], requires_grad=True), "[1.0, 2.0]"),
+    (nn.Linear, "Linear"),
+    (partial(nn.LeakyReLU, negative_slope=0.2), "LeakyReLU(negative_slope=0.2)"),
+    (partial(nn.Softplus, 2), "Softplus(2)"),
+    (lambda inplace=False: nn.ReLU(inplace), "<lambda>"),
+    (lambda size: nn.Linear(int(size), 2), "<lambda>"),
+    (refuses, "refuses"),
+    (Counting(), "Counting"),
+    (FloatSchedule(LinearSchedule(0.5, 0.0, 1.0)), "0.5 to 0"),
+    (KLProjection(), "KLProjection(mean_bound=0.03, cov_bound=0.001)"),
+]
+
+
+@pytest.mark.parametrize(("thing", "expected"), THINGS, ids=[type(thing).__name__ for thing, _ in THINGS])
+def test_everything_finds_a_description(tmp_path, thing, expected):
+    """As an argument of the policy, in which whatever is given is kept; and TensorBoard takes the description."""
+    model = make_model(policy=OwnPolicy, policy_kwargs={"thing": thing, "init_std": 0.5})
+    described = hyperparameters(model)["policy/thing"]
+    assert type(described) in (bool, int, float, str, type(None))
+    assert len(str(described)) <= 500
+    if expected is not None or thing is None:
+        assert (
+            described == pytest.approx(expected, nan_ok=True) if isinstance(expected, float) else described == expected
+        )
+    model.set_logger(configure(str(tmp_path), ["tensorboard"]))
+    callback = DashboardCallback(model.log_prefixes)
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    values = session(event_file(tmp_path))
+    assert values.items() >= {"policy/init_std": 0.5, "n_steps": 64, "projection": "kl"}.items()
+    assert ("policy/thing" in values) == (described is not None)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (lambda progress: np.float32(0.25), 0.25),
+        (lambda progress: th.tensor(progress), "1 to 0"),
+        (lambda progress: [progress], "<lambda>"),
+        (lambda progress: np.ones(3), "<lambda>"),
+        (lambda progress: None, "<lambda>"),
+        (lambda progress, start=0.5: start * progress, "0.5 to 0"),
+        (partial(pow, 4.0), "4 to 1"),
+        (refuses, "refuses"),
+        (lambda progress: 1 / progress, "<lambda>"),
+    ],
+)
+def test_functions_of_one_number_are_schedules_if_they_return_numbers(schedule, expected):
+    model = make_model()
+    model.ent_coef = schedule
+    assert hyperparameters(model)["ent_coef"] == expected
+
+
+def test_arguments_that_a_subclass_hands_on_are_recorded(tmp_path):
+    model = HandsOn("MlpPolicy", vec_env(), gain=5, cov_bound=0.25, tensorboard_log=tmp_path, **SMALL)
+    model.learn(64)
+    values = session(event_file(tmp_path / "TRPL_1"))
+    expected = {"gain": 5, "cov_bound": 0.25, "learning_rate": 1e-4, "n_steps": 64, "algorithm": "HandsOn"}
+    assert values.items() >= expected.items()
+    assert not {"forgotten", "train", "secret", "args", "kwargs"} & values.keys()
+
+
+def test_arguments_that_a_subclass_chooses_are_recorded(tmp_path):
+    Chooses(vec_env(), tmp_path).learn(64)
+    values = session(event_file(tmp_path / "FixPO_1"))
+    assert values.items() >= {"kl_bound": 0.3, "n_steps": 64, "gamma": 0.99}.items()
+
+
+def test_what_a_subclass_of_the_base_class_hands_on_is_recorded():
+    class Own(TrustRegionAlgorithm):
+        name, batch_size, n_epochs, compile = "Own", 32, 1, False
+        policy_aliases = TRPL.policy_aliases
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, use_sde=False, sde_sample_freq=-1, **kwargs)
+
+    kwargs = {"learning_rate": 0.5, "n_steps": 64, "gamma": 0.9, "gae_lambda": 1, "ent_coef": 0, "vf_coef": 0.5}
+    values = hyperparameters(Own("MlpPolicy", vec_env(), max_grad_norm=1, **kwargs))
+    assert values.items() >= kwargs.items()
+
+
+def test_the_hyperparameters_are_those_of_the_algorithm_and_no_others():
+    """SB3's base classes have more, which an algorithm may not use."""
+    arguments = inspect.signature(TRPL).parameters.keys()
+    keys = {key for key in hyperparameters(make_model()) if not key.startswith("policy/")}
+    assert keys - {"algorithm", "policy", "n_envs"} <= arguments
+
+
+@pytest.mark.parametrize("cls", [TRPL, FixPO, PAPI, LeanPPO])
+def test_a_log_does_not_change_the_training(tmp_path, cls):
+    """Also where a schedule counts its calls, or draws random numbers."""
+
+    def trained(folder):
+        count = 0
+
+        def schedule(progress: float) -> float:
+            nonlocal count
+            count += 1
+            return 1e-3 / count * (1 + random.random() + np.random.random() + th.rand(1).item())  # noqa: NPY002
+
+        model = cls("MlpPolicy", vec_env(2), learning_rate=schedule, tensorboard_log=folder, **SMALL)
+        model.learn(256)
+        return parameters(model), count
+
+    (with_log, calls), (without, expected_calls) = trained(tmp_path), trained(None)
+    assert calls == expected_calls
+    assert all_equal(with_log, without)
