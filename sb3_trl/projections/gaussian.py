@@ -123,9 +123,7 @@ class Gaussian:
         return self.with_scale(self.scale.double(), self.mean.double())
 
     def detach(self) -> Gaussian:
-        """Return the same Gaussian without its gradient history; itself if it has none."""
-        if not self.mean.requires_grad and not self.scale.requires_grad:
-            return self
+        """Return the same Gaussian as a constant, without derivatives of either mode."""
         return self.with_scale(self.scale.detach(), self.mean.detach())
 
     def __getitem__(self, index: Tensor | slice) -> Gaussian:
