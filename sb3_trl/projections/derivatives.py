@@ -10,15 +10,19 @@ Find such values from detached inputs: ``torch.no_grad`` lets the tangents of fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.tracing import is_plain
+
 __all__ = ["Derivative", "constant", "with_derivative"]
 
 
-class Derivative(NamedTuple):
+@dataclass(frozen=True)
+class Derivative:
     """A linear map, given by how it acts and how its transpose acts.
 
     :param quantity: What has this derivative, as it is called in the error message.
@@ -47,15 +51,16 @@ def with_derivative(value: Tensor, x: Tensor, derivative: Derivative, *constants
     :param derivative: The linear map from dx to dy. Where x broadcasts to y, its transpose need not add up.
     :param constants: What the linear map needs, detached.
     """
-    if not torch.compiler.is_compiling():
-        result: Tensor = _WithDerivative.apply(derivative, value, x, *constants)
-        return result
-    # torch.compile knows no forward mode of a Function, and can lose its gradient: ordinary operations.
-    _check_nesting(derivative.quantity)
-    return value + derivative.forward(x - x.detach(), *constants).to(value.dtype)
+    if torch.compiler.is_compiling():
+        # torch.compile knows no forward mode of a Function, and can lose its gradient: ordinary operations.
+        _check_nesting(derivative.quantity)
+        return value + derivative.forward(x - x.detach(), *constants).to(value.dtype)
+    function = _Reverse if is_plain() else _EveryMode
+    result: Tensor = function.apply(derivative, value, x, *constants)
+    return result
 
 
-class _WithDerivative(torch.autograd.Function):
+class _EveryMode(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -72,16 +77,29 @@ class _WithDerivative(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *constants = ctx.saved_tensors
-        result = ctx.derivative.transpose(gradient, *constants).to(x.dtype)
-        once = _Once.apply(ctx.derivative.quantity, result.sum_to_size(x.shape), x)
-        return None, None, once, *[None] * len(constants)
+        result = ctx.derivative.transpose(gradient, *constants).to(x.dtype).sum_to_size(x.shape)
+        if torch.is_grad_enabled() or not is_plain():  # it may be differentiated
+            result = _Once.apply(ctx.derivative.quantity, result, x)
+        return None, None, result, *[None] * len(constants)
 
     @staticmethod
     def jvp(ctx: Any, _: None, __: Tensor | None, step: Tensor, *___: Tensor | None) -> Tensor:
         x, *constants = ctx.saved_tensors
-        result = ctx.derivative.forward(step, *constants).to(ctx.dtype)
+        result: Tensor = ctx.derivative.forward(step, *constants).to(ctx.dtype)
         once: Tensor = _Once.apply(ctx.derivative.quantity, result, x)
         return once
+
+
+class _Reverse(torch.autograd.Function):
+    """The same without forward mode and ``vmap``, in the form that PyTorch calls without delay."""
+
+    @staticmethod
+    def forward(ctx: Any, derivative: Derivative, value: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.derivative = derivative
+        ctx.save_for_backward(*tensors)
+        return value.view_as(value)
+
+    backward = _EveryMode.backward
 
 
 class _Once(torch.autograd.Function):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sb3_trl.projections.matrices import inverse_tril, matvec
 from sb3_trl.projections.spectral import sqrt_difference
+from sb3_trl.projections.tracing import is_plain
 
 __all__ = [
     "Gaussian",
@@ -123,7 +124,9 @@ class Gaussian:
         return self.with_scale(self.scale.double(), self.mean.double())
 
     def detach(self) -> Gaussian:
-        """Return the same Gaussian as a constant, without derivatives of either mode."""
+        """Return the same Gaussian as a constant, without derivatives of either mode; itself if it has none."""
+        if is_plain() and not self.mean.requires_grad and not self.scale.requires_grad:
+            return self
         return self.with_scale(self.scale.detach(), self.mean.detach())
 
     def __getitem__(self, index: Tensor | slice) -> Gaussian:
