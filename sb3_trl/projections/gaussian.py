@@ -202,7 +202,7 @@ def kl_of_difference(e: Tensor, is_diagonal: bool) -> Tensor:
     if is_diagonal:
         return (0.5 * e.square() + e - torch.log1p(e)).sum(-1)
     diagonal = e.diagonal(dim1=-2, dim2=-1)
-    return 0.5 * torch.linalg.matrix_norm(e).square() + (diagonal - torch.log1p(diagonal)).sum(-1)
+    return 0.5 * e.square().sum((-2, -1)) + (diagonal - torch.log1p(diagonal)).sum(-1)
 
 
 def wasserstein_covariance(p: Gaussian, q: Gaussian) -> Tensor:

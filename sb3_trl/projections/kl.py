@@ -51,8 +51,8 @@ class KLProjection(Projection):
             t = kl_root(a, reachable_bound(epsilon, rounding)).unsqueeze(-1)
             x = t * a
             projected = std_old * torch.rsqrt(1 + x)
-            value, q = projected.to(new.scale.dtype), x / (1 + x)
-        result = with_derivative(value, new.scale, _STD_BOUNDARY, std, projected, t, q)
+            constants = ((projected / std).square() / std, t * projected, *_normal(x / (1 + x), (-1,)))
+        result = with_derivative(projected.to(new.scale.dtype), new.scale, _STD_BOUNDARY, *constants)
         return torch.where(inside, new.scale, result)
 
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
@@ -82,45 +82,54 @@ def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: 
         projected = tril_old @ factor
         q = (f @ factor).add_(factor)
         normal = (factor.mT @ -factor).add_(identity_like(fixed))
-    return with_derivative(projected, tril, _TRIL_BOUNDARY, fixed, projected, t[..., None, None], q, normal)
+        constants = (fixed, q, t[..., None, None] * projected, *_normal(normal, (-2, -1)))
+    return with_derivative(projected, tril, _TRIL_BOUNDARY, *constants)
 
 
-def _std_forward(step: Tensor, std: Tensor, projected: Tensor, t: Tensor, q: Tensor) -> Tensor:
-    """dσ̃/σ̃ = t(c − q⟨q, c⟩/⟨q, q⟩) with c = (σ̃/σ)² dσ/σ; q = x/(1 + x) is the gradient of the boundary."""
-    return t * projected * _along_boundary((projected / std).square() / std * step, q, (-1,))
+def _normal(normal: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return n and m = n/⟨n, n⟩: v − n⟨m, v⟩ is the part of a step v along the boundary of the trust region."""
+    return normal, normal / normal.square().sum(dims, keepdim=True).clamp(min=torch.finfo(normal.dtype).tiny)
 
 
-def _std_transpose(gradient: Tensor, std: Tensor, projected: Tensor, t: Tensor, q: Tensor) -> Tensor:
-    return (projected / std).square() / std * _along_boundary(t * projected * gradient, q, (-1,))
+def _std_forward(step: Tensor, inner: Tensor, outer: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    """dσ̃ = tσ̃(c − n⟨m, c⟩) with c = (σ̃/σ)² dσ/σ; n = x/(1 + x) is the gradient of the boundary.
+
+    :param inner: (σ̃/σ)²/σ.
+    :param outer: tσ̃.
+    """
+    c = inner * step
+    return outer * torch.addcmul(c, n, (m * c).sum(-1, keepdim=True), value=-1)
 
 
-def _tril_forward(step: Tensor, tril: Tensor, projected: Tensor, t: Tensor, q: Tensor, normal: Tensor) -> Tensor:
-    """dL̃ = t L̃ Φ(C + Cᵀ) with C = B − S⟨S, B⟩/⟨S, S⟩ and B = QᵀL⁻¹dL Q.
+def _std_transpose(gradient: Tensor, inner: Tensor, outer: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    c = outer * gradient
+    return inner * torch.addcmul(c, m, (n * c).sum(-1, keepdim=True), value=-1)
 
-    In the notation of ``_project_precision`` Q = L⁻¹L̃, and S = I − VᵀV is the gradient of the boundary; Φ takes
+
+def _tril_forward(step: Tensor, tril: Tensor, q: Tensor, outer: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    """dL̃ = t L̃ Φ(C + Cᵀ) with C = B − n⟨m, B⟩ and B = QᵀL⁻¹dL Q.
+
+    In the notation of ``_project_precision`` Q = L⁻¹L̃, and n = I − VᵀV is the gradient of the boundary; Φ takes
     the lower triangle with half the diagonal. No eigenvectors are needed, and nothing is divided by differences
     of eigenvalues.
+
+    :param outer: tL̃.
     """
     b = q.mT @ torch.linalg.solve_triangular(tril, step, upper=False) @ q
-    c = _along_boundary(b, normal, (-2, -1))
-    return t * projected @ ((c + c.mT).tril() - torch.diag_embed(c.diagonal(dim1=-2, dim2=-1)))
+    c = torch.addcmul(b, n, (m * b).sum((-2, -1), keepdim=True), value=-1)
+    return outer @ (c.tril() + c.mT.tril(-1))
 
 
-def _tril_transpose(gradient: Tensor, tril: Tensor, projected: Tensor, t: Tensor, q: Tensor, normal: Tensor) -> Tensor:
-    lower = (projected.mT @ gradient).tril()
-    b = _along_boundary(lower + lower.tril(-1).mT, normal, (-2, -1))
-    step = torch.linalg.solve_triangular(tril, (t * q @ b).mT, upper=False, left=False).mT
+def _tril_transpose(gradient: Tensor, tril: Tensor, q: Tensor, outer: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    lower = (outer.mT @ gradient).tril()
+    c = lower + lower.tril(-1).mT
+    b = torch.addcmul(c, m, (n * c).sum((-2, -1), keepdim=True), value=-1)
+    step = torch.linalg.solve_triangular(tril, (q @ b).mT, upper=False, left=False).mT
     return step @ q.mT
 
 
 _STD_BOUNDARY = Derivative("the KL projection of standard deviations", _std_forward, _std_transpose)
 _TRIL_BOUNDARY = Derivative("the KL projection of full covariances", _tril_forward, _tril_transpose)
-
-
-def _along_boundary(step: Tensor, normal: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return v − n⟨n, v⟩/⟨n, n⟩, the part of a step along the boundary of the trust region."""
-    weight = normal / normal.square().sum(dims, keepdim=True).clamp(min=torch.finfo(normal.dtype).tiny)
-    return torch.addcmul(step, normal, (weight * step).sum(dims, keepdim=True), value=-1)
 
 
 def precision_difference(tril: Tensor, tril_old: Tensor) -> tuple[Tensor, Tensor]:

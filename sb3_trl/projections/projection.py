@@ -12,7 +12,7 @@ from torch import Tensor
 from sb3_trl.projections.derivatives import constant
 from sb3_trl.projections.gaussian import Gaussian, mahalanobis
 from sb3_trl.projections.matrices import matvec, relative_size
-from sb3_trl.projections.radial import column, radial_projection, radial_weight
+from sb3_trl.projections.radial import column, length, radial_projection, radial_weight
 from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["Bound", "Projection"]
@@ -215,7 +215,7 @@ def with_valid_scale(gaussian: Gaussian, substitute: Gaussian) -> Gaussian:
 def _project_mean_full(new: Tensor, old: Gaussian, bound: Bound) -> Tensor:
     """Project the means in the metric of a full covariance, in float64."""
     step = new.double() - old.mean
-    distance = torch.linalg.vector_norm(matvec(old.inverse_tril, step), dim=-1, keepdim=True)
+    distance = length(matvec(old.inverse_tril, step), keepdim=True)
     t, inside = radial_weight(distance.detach(), column(bound))
     if can_branch(inside) and bool(inside.all()):
         return new
