@@ -14,7 +14,7 @@ from sb3_trl.projections import (
     WassersteinProjection,
     control_entropy,
 )
-from sb3_trl.projections.derivatives import Derivative, constant, with_derivative
+from sb3_trl.projections.derivatives import Derivative, _check_nesting, constant, with_derivative
 from sb3_trl.projections.expected_kl import covariance_share, expected_kl, interpolate_covariance, mean_share
 from sb3_trl.projections.gaussian import frobenius, kl, wasserstein
 from sb3_trl.projections.root import implicit_gradient
@@ -33,7 +33,9 @@ class LogProjection(Projection):
         return old.scale * (new.scale / old.scale) ** self._share(new, old, bound)[..., None]
 
     def project_tril(self, new, old, bound):
-        return old.scale * (new.scale.diagonal(dim1=-2, dim2=-1).prod(-1) * self._share(new, old, bound))[..., None, None]
+        return (
+            old.scale * (new.scale.diagonal(dim1=-2, dim2=-1).prod(-1) * self._share(new, old, bound))[..., None, None]
+        )
 
     def _share(self, new, old, bound):
         return (self.cov_distance(new, old) / bound).clamp(min=1).rsqrt()
@@ -65,7 +67,9 @@ def dual(x: th.Tensor, step: th.Tensor) -> th.Tensor:
     return forward_ad.make_dual(x, step)
 
 
-def check_first(function, inputs: tuple[th.Tensor, ...], tangents: tuple[th.Tensor, ...], tolerance: float = 1e-6) -> None:
+def check_first(
+    function, inputs: tuple[th.Tensor, ...], tangents: tuple[th.Tensor, ...], tolerance: float = 1e-6
+) -> None:
     """⟨u, J v⟩ in forward mode, in its older interface, in reverse mode and by finite differences."""
     outputs, forward = jvp(function, inputs, tangents)
     with forward_ad.dual_level():
@@ -152,13 +156,12 @@ def test_first_derivatives_of_the_expected_divergence(kind):
         intermediate = old.with_scale(interpolate_covariance(predicted, old, share))
         return *parts, share, intermediate.scale, mean_share(old, predicted, old, 0.05)
 
-    new_steps = steps(new)
-    outputs = function(new.mean, new.scale)
+    inputs, directions = (new.mean, new.scale), steps(new)
     with forward_ad.dual_level():
-        tangents = [forward_ad.unpack_dual(y).tangent for y in function(*map(dual, (new.mean, new.scale), new_steps))]
-    ahead, behind = (function(*[x + s * v for x, v in zip((new.mean, new.scale), new_steps)]) for s in (1e-6, -1e-6))
-    for tangent, a, b, y in zip(tangents, ahead, behind, outputs, strict=True):
-        assert th.allclose(tangent, (a - b) / 2e-6, rtol=1e-6, atol=1e-7), y
+        tangents = [forward_ad.unpack_dual(y).tangent for y in function(*map(dual, inputs, directions))]
+    ahead, behind = (function(*[x + h * v for x, v in zip(inputs, directions, strict=True)]) for h in (1e-6, -1e-6))
+    for tangent, a, b in zip(tangents, ahead, behind, strict=True):
+        assert th.allclose(tangent, (a - b) / 2e-6, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("function", [spd_sqrt, sqrt_difference])
@@ -288,7 +291,7 @@ def test_second_derivatives_of_scales_found_by_a_solver_are_an_error(mode, name,
             scale = make(name)(new.with_scale(scale), old).scale
             return scale.sum() if linear else objective(scale)
 
-        with pytest.raises(RuntimeError, match="second order was asked for, but the .* can be differentiated once"):
+        with pytest.raises(RuntimeError, match=r"second order was asked for, but the .* can be differentiated once"):
             SECOND[mode](function, new.scale)
 
 
@@ -314,14 +317,41 @@ def test_second_derivatives_of_a_users_projection(mode):
     check_second(lambda scale: objective(make("own")(new.with_scale(scale), old).scale), new.scale, mode)
 
 
-@pytest.mark.parametrize("outer", [jacrev, jacfwd])
-@pytest.mark.parametrize("inner", [jacrev, jacfwd])
-def test_second_derivatives_in_compiled_code_are_an_error(outer, inner):
+def test_second_derivatives_in_compiled_code_are_an_error():
     th._dynamo.reset()
     new, old = pair(3, dim=2, kind="diagonal", size=1.0)
-    function = outer(inner(lambda x: KLProjection()(new.with_scale(x), old).scale))
+    function = grad(lambda x: grad(lambda x: KLProjection()(new.with_scale(x), old).scale.sum())(x).sum())
     with pytest.raises(Exception, match="the KL projection of standard deviations can be differentiated once"):
         th.compile(function, backend="eager")(new.scale)
+
+
+@pytest.mark.parametrize("outer", [jacrev, jacfwd])
+@pytest.mark.parametrize("inner", [jacrev, jacfwd])
+def test_nested_transformations_are_noticed(outer, inner):
+    """What compiled code asks; ``vmap`` is no differentiation."""
+
+    def function(x):
+        _check_nesting("a cube")
+        return x
+
+    x = th.ones(2)
+    assert th.equal(vmap(inner(function))(x.expand(2, 2))[0], th.eye(2))
+    with pytest.raises(RuntimeError, match="a cube can be differentiated once"):
+        outer(inner(function))(x)
+
+
+@every_kind
+def test_first_derivatives_in_compiled_code(kind):
+    """Forward mode; reverse mode is in ``test_tracing.py``."""
+    th._dynamo.reset()
+    new, old = pair(3, dim=2, kind=kind, size=th.tensor(SIZES["mixed"], dtype=th.float64))
+
+    def function(x, step):
+        return jvp(lambda x: KLProjection(0.03, 0.01)(new.with_scale(x), old).scale, (x,), (step,))[1]
+
+    step = steps(new)[1]
+    got = th.compile(function, backend="eager", fullgraph=True, dynamic=False)(new.scale, step)
+    assert th.allclose(got, function(new.scale, step), rtol=1e-9, atol=1e-12)
 
 
 def test_what_a_first_derivative_is_linear_in_may_be_differentiated():
