@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from torch.func import grad, hessian, jacfwd, jacrev, jvp
 
 import sb3_trl.penalty
-from sb3_trl.penalty import halving_search
+from sb3_trl.penalty import BetaDual, bernoulli_kl, categorical_kl, halving_search
 
 OLD = [0.0, 1.0]
 
@@ -92,3 +93,92 @@ def test_imports_torch_and_the_standard_library_alone():
             assert node.level == 0
             imported.add(node.module)
     assert {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names) == {"torch"}
+
+
+# --- divergences and their derivatives ---
+
+INF = float("inf")
+
+
+def log_probabilities(*rows: list[float]) -> th.Tensor:
+    return th.tensor(rows, dtype=th.float64).log_softmax(-1)
+
+
+#: A masked action in the first state, none in the second; p = q in the third.
+CATEGORICAL = (
+    log_probabilities([0.3, -INF, 1.0, 0.0], [0.5, 0.1, -2.0, 0.0], [0.1, 0.2, 0.3, 0.4]),
+    log_probabilities([-1.0, -INF, 0.2, 0.0], [0.0, 1.0, -1.0, 0.5], [0.1, 0.2, 0.3, 0.4]),
+)
+#: Certain and impossible in both, impossible or certain in p alone, ordinary, equal.
+BERNOULLI = (
+    th.tensor([[INF, -INF, -INF, INF, 0.5, 1.0]], dtype=th.float64),
+    th.tensor([[INF, -INF, 0.3, 0.7, -1.0, 1.0]], dtype=th.float64),
+)
+DIVERGENCES = {
+    "categorical": (lambda p, q: categorical_kl(p.log_softmax(-1), q.log_softmax(-1)), *CATEGORICAL),
+    "bernoulli": (bernoulli_kl, *BERNOULLI),
+}
+of_both = pytest.mark.parametrize("name", DIVERGENCES)
+
+
+def finite_differences(function, x: th.Tensor) -> th.Tensor:
+    """The Jacobian; a number that is not finite stays what it is, and is a constant."""
+    columns = []
+    for v in 1e-6 * th.eye(x.numel(), dtype=x.dtype):
+        ahead, behind = function(x + v.view_as(x)), function(x - v.view_as(x))
+        columns.append((ahead - behind) / 2e-6)
+    return th.stack(columns, -1).view(*columns[0].shape, *x.shape)
+
+
+@of_both
+def test_divergence_with_impossible_outcomes(name):
+    divergence, p, q = DIVERGENCES[name]
+    value = divergence(p, q)
+    assert value.isfinite().all()
+    assert (value >= 0).all()
+    assert (divergence(p, p) == 0).all()
+    if name == "categorical":
+        kept = [0, 2, 3]
+        assert th.allclose(value[0], (p[0, kept].exp() * (p[0, kept] - q[0, kept])).sum())
+    else:  # −log(1 − q) and −log q
+        parts = th.stack([divergence(p[:, i : i + 1], q[:, i : i + 1]) for i in range(6)]).squeeze(-1)
+        expected = [0.0, 0.0, -(-q[0, 2]).sigmoid().log().item(), -q[0, 3].sigmoid().log().item()]
+        assert th.allclose(parts[:4], th.tensor(expected, dtype=th.float64))
+        assert parts[5] == 0
+
+
+@of_both
+@pytest.mark.parametrize("argument", [0, 1])
+def test_derivatives_of_divergences(name, argument):
+    """First and second ones, in either mode, also where an outcome is impossible."""
+    divergence, *arguments = DIVERGENCES[name]
+    x = arguments[argument]
+
+    def function(x):
+        return divergence(*[x if i == argument else y for i, y in enumerate(arguments)]).sum()
+
+    gradient = grad(function)(x)
+    assert th.allclose(gradient, finite_differences(function, x), atol=1e-7)
+    direction = th.randn_like(x).sign()
+    assert th.allclose(jvp(function, (x,), (direction,))[1], (gradient * direction).sum())
+    expected = finite_differences(grad(function), x)
+    for second in (hessian(function), jacrev(jacrev(function)), jacrev(jacfwd(function)), jacfwd(jacfwd(function))):
+        assert th.allclose(second(x), expected, atol=1e-6)
+
+
+def test_divergence_is_infinite_where_q_excludes_what_p_does_not():
+    p, q = log_probabilities([0.0, 0.0]), log_probabilities([0.0, -INF])
+    assert categorical_kl(p, q) == INF
+    assert bernoulli_kl(th.tensor([[0.0]]), th.tensor([[-INF]])) == INF
+
+
+def test_the_multiplier_has_no_derivatives_and_stays_finite():
+    dual = BetaDual(0.1, 2.0, 1.0, 0.01)
+    assert dual.state.isfinite().all()
+    before = dual.state.clone()
+    for divergence in (th.tensor(INF), th.tensor(float("nan"))):
+        dual.update(divergence)
+        assert th.equal(dual.state, before)
+    dual.update(th.tensor(0.3, requires_grad=True))
+    assert dual.value > 1
+    assert not dual.state.requires_grad

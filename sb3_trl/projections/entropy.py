@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.derivatives import constant
 from sb3_trl.projections.gaussian import Gaussian
 
 __all__ = ["EntropySchedule", "control_entropy"]
@@ -18,14 +19,14 @@ def control_entropy(gaussian: Gaussian, bound: Tensor | float, equality: bool = 
 
     Section 4.2 of Otto et al. (2021), after Akrour et al. (2019). (Line 13 of the paper's Algorithm 1 scales
     the covariance; with this c it is the standard deviation that makes the entropy equal to β.) Where
-    H ≥ β the Gaussian comes back bit for bit.
+    H ≥ β the Gaussian comes back bit for bit. The bound is a constant, without derivatives.
 
     :param gaussian: ``(*batch, d)``.
     :param bound: β in nats, of the whole action, a number or ``(*batch,)``. One per state makes a
         non-contextual scale contextual.
     :param equality: Scale everywhere, also where the entropy is above β.
     """
-    shortfall = bound - gaussian.scale_entropy
+    shortfall = constant(bound) - gaussian.scale_entropy
     if not equality:
         shortfall = shortfall.clamp(min=0)
     return gaussian.scaled(torch.exp(shortfall / gaussian.dim))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sb3_trl.projections.gaussian import Gaussian, frobenius_covariance
 from sb3_trl.projections.projection import Bound, Projection, project_active_rows
-from sb3_trl.projections.radial import column, radial_weight
+from sb3_trl.projections.radial import column, length, radial_weight
 
 __all__ = ["FrobeniusProjection"]
 
@@ -34,7 +34,7 @@ class FrobeniusProjection(Projection):
         info = torch.finfo(new.scale.dtype)
         variance_old = old.scale.square()
         step = (new.scale - old.scale) * (new.scale + old.scale)
-        distance = torch.linalg.vector_norm(step, dim=-1, keepdim=True)
+        distance = length(step, keepdim=True)
         # Three roundings: of the sum, and, doubled by the square, of the root.
         rounding = 3 * info.eps * torch.linalg.vector_norm(variance_old, dim=-1, keepdim=True)
         t, inside = radial_weight(distance, column(bound), rounding)
@@ -52,7 +52,7 @@ class FrobeniusProjection(Projection):
             step = tril @ tril.mT - covariance_old
             # Rounding L̃ changes Σ̃ by up to eps·|L̃||L̃|ᵀ, whose norm is at most tr Σ̃.
             trace = tril_old.square().sum((-2, -1)) + (new.dim * epsilon).sqrt()
-            t, _ = radial_weight(torch.linalg.matrix_norm(step), epsilon, 2 * unit * trace)
+            t, _ = radial_weight(length(step, (-2, -1)), epsilon, 2 * unit * trace)
             factor, _ = torch.linalg.cholesky_ex(covariance_old + t[..., None, None] * step)
             return factor
 

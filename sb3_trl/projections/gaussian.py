@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sb3_trl.projections.matrices import inverse_tril, matvec
 from sb3_trl.projections.spectral import sqrt_difference
+from sb3_trl.projections.tracing import is_plain
 
 __all__ = [
     "Gaussian",
@@ -123,8 +124,8 @@ class Gaussian:
         return self.with_scale(self.scale.double(), self.mean.double())
 
     def detach(self) -> Gaussian:
-        """Return the same Gaussian without its gradient history; itself if it has none."""
-        if not self.mean.requires_grad and not self.scale.requires_grad:
+        """Return the same Gaussian as a constant, without derivatives of either mode; itself if it has none."""
+        if is_plain() and not self.mean.requires_grad and not self.scale.requires_grad:
             return self
         return self.with_scale(self.scale.detach(), self.mean.detach())
 
@@ -201,7 +202,7 @@ def kl_of_difference(e: Tensor, is_diagonal: bool) -> Tensor:
     if is_diagonal:
         return (0.5 * e.square() + e - torch.log1p(e)).sum(-1)
     diagonal = e.diagonal(dim1=-2, dim2=-1)
-    return 0.5 * torch.linalg.matrix_norm(e).square() + (diagonal - torch.log1p(diagonal)).sum(-1)
+    return 0.5 * e.square().sum((-2, -1)) + (diagonal - torch.log1p(diagonal)).sum(-1)
 
 
 def wasserstein_covariance(p: Gaussian, q: Gaussian) -> Tensor:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.derivatives import constant
 from sb3_trl.projections.gaussian import Gaussian, kl, kl_covariance, mahalanobis
 from sb3_trl.projections.kl import inverse_cholesky, precision_difference, reachable_bound
 from sb3_trl.projections.matrices import matvec, relative_size
@@ -100,7 +101,7 @@ class JointKLProjection(Projection):
     def _bound(self, gaussian: Gaussian, mean_bound: Bound | None, cov_bound: Bound | None) -> Tensor:
         mean = self.mean_bound if mean_bound is None else mean_bound
         cov = self.cov_bound if cov_bound is None else cov_bound
-        return torch.as_tensor(mean + cov, dtype=torch.float64, device=gaussian.mean.device)
+        return torch.as_tensor(constant(mean + cov), dtype=torch.float64, device=gaussian.mean.device)
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def _scaling_divergence(log_kappa: Tensor, dim: int) -> Tensor:
 
 def _log_kappa_at_old(old: Gaussian, entropy_bound: Bound | None) -> Tensor:
     entropy = old.double().scale_entropy
-    return 2 * ((-math.inf if entropy_bound is None else entropy_bound) - entropy) / old.dim
+    return 2 * ((-math.inf if entropy_bound is None else constant(entropy_bound)) - entropy) / old.dim
 
 
 def _expand(gaussian: Gaussian, batch: torch.Size) -> Gaussian:

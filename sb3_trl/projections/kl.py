@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.derivatives import Derivative, with_derivative
 from sb3_trl.projections.gaussian import Gaussian, kl_covariance, kl_of_difference, mahalanobis
 from sb3_trl.projections.matrices import identity_like, inverse_tril
 from sb3_trl.projections.projection import Bound, Projection, project_active_rows, whitened_step
@@ -39,13 +38,10 @@ class KLProjection(Projection):
         return super().project_mean(new, old, 2 * bound)
 
     def project_std(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
-        """Return σ̃ = σ_o/√(1 + x) with x = t·a and a = σ_o²/σ² − 1.
-
-        With q = x/(1 + x), the gradient of the boundary, dσ̃/σ̃ = t(c − q⟨q, c⟩/⟨q, q⟩), c = (σ̃/σ)² dσ/σ.
-        """
+        """Return σ̃ = σ_o/√(1 + x) with x = t·a and a = σ_o²/σ² − 1."""
         epsilon = torch.as_tensor(bound, dtype=torch.float64, device=new.scale.device)
         with torch.no_grad():
-            std, std_old = new.scale.double(), old.scale.double()
+            std, std_old = new.scale.detach().double(), old.scale.double()
             a = (std_old / std).square() - 1
             inside = (kl_at(a) <= epsilon).unsqueeze(-1)
         if can_branch(inside) and bool(inside.all()):
@@ -55,10 +51,9 @@ class KLProjection(Projection):
             t = kl_root(a, reachable_bound(epsilon, rounding)).unsqueeze(-1)
             x = t * a
             projected = std_old * torch.rsqrt(1 + x)
-            ratio = projected / std
-        c = ratio.square() / std * _zero(new.scale)
-        projected = projected + t * projected * _along_boundary(c, x / (1 + x), (-1,))
-        return torch.where(inside, new.scale, projected.to(new.scale.dtype))
+            constants = ((projected / std).square() / std, t * projected, *_normal(x / (1 + x), (-1,)))
+        result = with_derivative(projected.to(new.scale.dtype), new.scale, _STD_BOUNDARY, *constants)
+        return torch.where(inside, new.scale, result)
 
     def project_tril(self, new: Gaussian, old: Gaussian, bound: Bound) -> Tensor:
         """Return the Cholesky factor of Σ̃; only eigen*values* are computed, and no gradient needs them."""
@@ -72,10 +67,6 @@ def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: 
     D is the predicted precision in the metric of Σ_o. Its *large* eigenvalues decide how far t may go, and
     those an eigensolver finds to full relative precision whatever the condition number.
 
-    With V Vᵀ = P⁻¹, L̃ = L_o V, Q = L⁻¹L̃ and S = I − VᵀV, the gradient of the boundary, the differential is
-    dL̃ = t L̃ Φ(C + Cᵀ), C = B − S⟨S, B⟩/⟨S, S⟩, B = QᵀL⁻¹dL Q, where Φ takes the lower triangle with half the
-    diagonal. It needs no eigenvectors, and nothing is divided by differences of eigenvalues.
-
     :param tril: L, ``(n, d, d)``.
     :param tril_old: L_o, ``(n, d, d)``.
     :param bound: ε, ``(n,)``.
@@ -83,47 +74,62 @@ def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: 
     :return: L̃, ``(n, d, d)``.
     """
     with torch.no_grad():
-        f, difference = precision_difference(tril, tril_old)
+        fixed = tril.detach()
+        f, difference = precision_difference(fixed, tril_old)
         a = torch.linalg.eigvalsh(difference).clamp(min=-1 + torch.finfo(difference.dtype).eps)
         t = kl_root(a, reachable_bound(bound, rounding))
         factor = inverse_cholesky(t, difference)
         projected = tril_old @ factor
         q = (f @ factor).add_(factor)
-        normal = (factor.mT @ -factor).add_(identity_like(tril))
-    return _BoundaryGradient.apply(tril, projected, t[..., None, None], q, normal)
+        normal = (factor.mT @ -factor).add_(identity_like(fixed))
+        constants = (fixed, q, t[..., None, None] * projected, *_normal(normal, (-2, -1)))
+    return with_derivative(projected, tril, _TRIL_BOUNDARY, *constants)
 
 
-class _BoundaryGradient(torch.autograd.Function):
-    """Gives L̃ the gradient of the boundary, dL̃ = t L̃ Φ(C + Cᵀ), in the notation of ``_project_precision``."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(tril: Tensor, projected: Tensor, t: Tensor, q: Tensor, normal: Tensor) -> Tensor:
-        return projected.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tril, projected, t, q, normal = ctx.saved_tensors
-        lower = (projected.mT @ gradient).tril()
-        b = _along_boundary(lower + lower.tril(-1).mT, normal, (-2, -1))
-        step = torch.linalg.solve_triangular(tril, (t * q @ b).mT, upper=False, left=False).mT
-        return step @ q.mT, None, None, None, None
+def _normal(normal: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return n and m = n/⟨n, n⟩: v − n⟨m, v⟩ is the part of a step v along the boundary of the trust region."""
+    return normal, normal / normal.square().sum(dims, keepdim=True).clamp(min=torch.finfo(normal.dtype).tiny)
 
 
-def _zero(prediction: Tensor) -> Tensor:
-    """Return zero with the gradient of the prediction: what it is multiplied by is a differential."""
-    return prediction - prediction.detach()
+def _std_forward(step: Tensor, inner: Tensor, outer: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    """dσ̃ = tσ̃(c − n⟨m, c⟩) with c = (σ̃/σ)² dσ/σ; n = x/(1 + x) is the gradient of the boundary.
+
+    :param inner: (σ̃/σ)²/σ.
+    :param outer: tσ̃.
+    """
+    c = inner * step
+    return outer * torch.addcmul(c, n, (m * c).sum(-1, keepdim=True), value=-1)
 
 
-def _along_boundary(step: Tensor, normal: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return v − n⟨n, v⟩/⟨n, n⟩, the part of a step along the boundary of the trust region."""
-    weight = normal / normal.square().sum(dims, keepdim=True).clamp(min=torch.finfo(normal.dtype).tiny)
-    return torch.addcmul(step, normal, (weight * step).sum(dims, keepdim=True), value=-1)
+def _std_transpose(gradient: Tensor, inner: Tensor, outer: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    c = outer * gradient
+    return inner * torch.addcmul(c, m, (n * c).sum(-1, keepdim=True), value=-1)
+
+
+def _tril_forward(step: Tensor, tril: Tensor, q: Tensor, outer: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    """dL̃ = t L̃ Φ(C + Cᵀ) with C = B − n⟨m, B⟩ and B = QᵀL⁻¹dL Q.
+
+    In the notation of ``_project_precision`` Q = L⁻¹L̃, and n = I − VᵀV is the gradient of the boundary; Φ takes
+    the lower triangle with half the diagonal. No eigenvectors are needed, and nothing is divided by differences
+    of eigenvalues.
+
+    :param outer: tL̃.
+    """
+    b = q.mT @ torch.linalg.solve_triangular(tril, step, upper=False) @ q
+    c = torch.addcmul(b, n, (m * b).sum((-2, -1), keepdim=True), value=-1)
+    return outer @ (c.tril() + c.mT.tril(-1))
+
+
+def _tril_transpose(gradient: Tensor, tril: Tensor, q: Tensor, outer: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    lower = (outer.mT @ gradient).tril()
+    c = lower + lower.tril(-1).mT
+    b = torch.addcmul(c, m, (n * c).sum((-2, -1), keepdim=True), value=-1)
+    step = torch.linalg.solve_triangular(tril, (q @ b).mT, upper=False, left=False).mT
+    return step @ q.mT
+
+
+_STD_BOUNDARY = Derivative("the KL projection of standard deviations", _std_forward, _std_transpose)
+_TRIL_BOUNDARY = Derivative("the KL projection of full covariances", _tril_forward, _tril_transpose)
 
 
 def precision_difference(tril: Tensor, tril_old: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ __all__ = ["TrustRegionLayer"]
 class TrustRegionLayer(nn.Module):
     """Algorithm 1 of Otto et al. (2021): (π_θ, π_old) ↦ π̃.
 
-    Its only state is the entropy of the first batch, which the entropy schedule starts from.
+    Its only state is the entropy of the first batch, which the entropy schedule starts from, once there has been one.
 
     :param projection: The trust region; ``None`` leaves the prediction where it is.
     :param entropy_schedule: Lower bound of the entropy over training; ``None`` for no entropy control.
@@ -28,6 +27,7 @@ class TrustRegionLayer(nn.Module):
     """
 
     initial_entropy: Tensor
+    has_initial_entropy: Tensor
 
     def __init__(
         self,
@@ -41,7 +41,8 @@ class TrustRegionLayer(nn.Module):
         self.entropy_schedule = entropy_schedule
         self.entropy_equality = entropy_equality
         self.entropy_first = entropy_first
-        self.register_buffer("initial_entropy", torch.tensor(math.nan, dtype=torch.float64))
+        self.register_buffer("initial_entropy", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("has_initial_entropy", torch.zeros((), dtype=torch.bool))
 
     def forward(
         self,
@@ -82,6 +83,15 @@ class TrustRegionLayer(nn.Module):
         """
         if self.entropy_schedule is None:
             return None
-        if bool(self.initial_entropy.isnan()):
+        if not bool(self.has_initial_entropy):
             self.initial_entropy.copy_(old.detach().entropy().mean())
+            self.has_initial_entropy.fill_(True)
         return self.entropy_schedule(self.initial_entropy.item(), progress, old.dim)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **options: Any) -> None:
+        """Load also what was saved when NaN stood for an initial entropy that is not there yet."""
+        entropy = state_dict.get(f"{prefix}initial_entropy")
+        if entropy is not None and f"{prefix}has_initial_entropy" not in state_dict:
+            state_dict[f"{prefix}has_initial_entropy"] = ~entropy.isnan()
+            state_dict[f"{prefix}initial_entropy"] = entropy.nan_to_num(nan=0.0)
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)

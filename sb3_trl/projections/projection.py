@@ -9,9 +9,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.derivatives import constant
 from sb3_trl.projections.gaussian import Gaussian, mahalanobis
 from sb3_trl.projections.matrices import matvec, relative_size
-from sb3_trl.projections.radial import column, radial_projection, radial_weight
+from sb3_trl.projections.radial import column, length, radial_projection, radial_weight
 from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["Bound", "Projection"]
@@ -59,9 +60,10 @@ class Projection(ABC):
         """
         check_pair(new, old)
         old = old.detach() if old.is_diagonal else old.detach().double()
-        mean = self.project_mean(new, old, self.mean_bound if mean_bound is None else mean_bound)
+        mean = self.project_mean(new, old, constant(self.mean_bound if mean_bound is None else mean_bound))
         project_scale = self.project_std if new.is_diagonal else self.project_tril
-        return new.with_scale(project_scale(new, old, self.cov_bound if cov_bound is None else cov_bound), mean)
+        bound = constant(self.cov_bound if cov_bound is None else cov_bound)
+        return new.with_scale(project_scale(new, old, bound), mean)
 
     def distance(self, p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
         """Return the mean part and the covariance part of d(p, q), differentiable in ``p``.
@@ -213,7 +215,7 @@ def with_valid_scale(gaussian: Gaussian, substitute: Gaussian) -> Gaussian:
 def _project_mean_full(new: Tensor, old: Gaussian, bound: Bound) -> Tensor:
     """Project the means in the metric of a full covariance, in float64."""
     step = new.double() - old.mean
-    distance = torch.linalg.vector_norm(matvec(old.inverse_tril, step), dim=-1, keepdim=True)
+    distance = length(matvec(old.inverse_tril, step), keepdim=True)
     t, inside = radial_weight(distance.detach(), column(bound))
     if can_branch(inside) and bool(inside.all()):
         return new

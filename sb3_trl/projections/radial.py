@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["radial_projection", "radial_weight"]
+__all__ = ["length", "radial_projection", "radial_weight"]
 
 
 def radial_weight(distance: Tensor, bound: Tensor | float, rounding: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
@@ -20,9 +22,24 @@ def radial_weight(distance: Tensor, bound: Tensor | float, rounding: Tensor | fl
     :param rounding: What rounding the result can add to D; broadcasts to the batch.
     """
     info = torch.finfo(distance.dtype)
-    root = (1 - 4 * info.eps) * torch.as_tensor(bound, dtype=distance.dtype, device=distance.device).sqrt()
-    limit = ((1 - 5 * info.eps) * root - rounding).clamp(min=info.tiny)
+    root = (1 - 4 * info.eps) * (bound.to(distance.dtype).sqrt() if isinstance(bound, Tensor) else math.sqrt(bound))
+    room = (1 - 5 * info.eps) * root - rounding
+    if not isinstance(room, Tensor):
+        room = torch.full((), room, dtype=distance.dtype, device=distance.device)
+    limit = room.clamp(min=info.tiny)
     return limit / distance.clamp(min=limit), distance <= root
+
+
+def length(x: Tensor, dim: int | tuple[int, ...] = -1, keepdim: bool = False) -> Tensor:
+    """Return ‖x‖, which can be differentiated twice, also at zero: PyTorch's own second derivative is NaN there.
+
+    Zero counts as a number so small that its square is the smallest there is; nothing else changes.
+    """
+    return torch.linalg.vector_norm(x + _smallest(x), dim=dim, keepdim=keepdim)
+
+
+def _smallest(x: Tensor) -> float:
+    return float(torch.finfo(x.dtype).tiny ** 0.5)
 
 
 def radial_projection(
@@ -39,7 +56,9 @@ def radial_projection(
     :param rounding: What rounding ``old`` can change in units of distance; broadcasts to ``(*batch, 1)``.
     """
     step = new - old
-    distance = torch.linalg.vector_norm(step / unit, dim=-1, keepdim=True)
+    # In one operation, ``length(step / unit)``.
+    smallest = torch.full((), _smallest(step), dtype=step.dtype, device=step.device)
+    distance = torch.linalg.vector_norm(torch.addcdiv(smallest, step, unit), dim=-1, keepdim=True)
     t, inside = radial_weight(distance, column(bound), rounding)
     return torch.where(inside, new, torch.addcmul(old, t, step))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.derivatives import Derivative, with_derivative
 from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["find_root", "implicit_gradient", "kl_along_path", "kl_at", "kl_root", "pole_limit"]
@@ -48,7 +49,7 @@ def kl_root(a: Tensor, bound: Tensor) -> Tensor:
     Starts at the root of the model KL(t) ≈ ¼ t²‖a‖² exp(−⁴⁄₃ t Σa³/‖a‖²). Whatever the ratios, 2 steps suffice
     for ε ≤ 1e-3, 3 for 1e-2, 4 for 0.1, 8 for 3.
 
-    :param a: ``(*batch, d)``, float64, each above −1.
+    :param a: ``(*batch, d)``, float64, each above −1, detached.
     :param bound: ε, float64, positive; broadcasts to the batch.
     :return: t, ``(*batch,)``, without gradient; 1 where KL(1) ≤ ε.
     """
@@ -98,14 +99,16 @@ def find_root(
 def implicit_gradient(t: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     """Return t with the gradient that the implicit function theorem gives it: dt = −∂f/f′.
 
-    One Newton step, t − (f − sg f)/sg f′, has the value t and that gradient.
+    In either mode, once (see ``with_derivative``).
 
-    :param t: The root, without gradient.
+    :param t: The root, detached.
     :param value: f at fixed t, differentiable in everything else.
-    :param slope: t·f′(t), without gradient; infinite where t is a constant.
+    :param slope: t·f′(t), detached; infinite where t is a constant.
     """
-    weight = t / slope.clamp(min=torch.finfo(t.dtype).tiny)
-    return t - weight * (value - value.detach())
+    return with_derivative(t, value, _ROOT, -t / slope.clamp(min=torch.finfo(t.dtype).tiny))
+
+
+_ROOT = Derivative("the root of an equation", torch.mul, torch.mul)
 
 
 def pole_limit(a: Tensor, root: Tensor) -> Tensor:

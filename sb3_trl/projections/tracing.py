@@ -1,11 +1,22 @@
-"""Whether code may depend on the numbers in a tensor."""
+"""What is done to the code that runs: may it depend on the numbers in a tensor, how is it differentiated?"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["can_branch"]
+__all__ = ["can_branch", "is_plain"]
+
+
+def is_plain() -> bool:
+    """Return whether operations are run one by one, and differentiated by ``backward`` if at all.
+
+    Not inside ``torch.compile``, the transformations of ``torch.func``, or a level of forward-mode differentiation.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return forward_ad._current_level < 0
 
 
 def can_branch(tensor: Tensor) -> bool:

@@ -78,7 +78,7 @@ def test_initial_entropy_is_that_of_the_first_batch_and_stays():
     layer = TrustRegionLayer(KLProjection(), EntropySchedule("linear", target_entropy=0.0))
     first, second = gaussian(8, dim=3, kind="diagonal"), gaussian(8, dim=3, kind="diagonal")
     initial = first.entropy().mean().item()
-    assert math.isnan(layer.initial_entropy)
+    assert not layer.has_initial_entropy
     assert layer.entropy_bound(first, 0.0) == pytest.approx(initial)
     assert layer.entropy_bound(second, 0.5) == pytest.approx(0.5 * initial)
     assert layer.initial_entropy.item() == pytest.approx(initial)
@@ -104,4 +104,28 @@ def test_initial_entropy_does_not_remember_the_network():
 def test_without_schedule_there_is_no_entropy_bound():
     layer = TrustRegionLayer(KLProjection())
     assert layer.entropy_bound(gaussian(8, dim=3, kind="diagonal"), 0.5) is None
-    assert math.isnan(layer.initial_entropy)
+    assert not layer.has_initial_entropy
+
+
+@pytest.mark.parametrize("schedule", [None, EntropySchedule()])
+def test_state_is_finite_before_training(schedule):
+    """Two models that are alike compare as equal, parameter by parameter and buffer by buffer."""
+    layer, other = (TrustRegionLayer(KLProjection(), schedule) for _ in range(2))
+    for key, value in layer.state_dict().items():
+        assert value.isfinite().all()
+        assert th.allclose(value, other.state_dict()[key])
+
+
+@pytest.mark.parametrize("entropy", [math.nan, 0.0, -1.5])
+def test_files_of_earlier_versions_load(entropy):
+    """In them NaN meant "not yet", and nothing else was saved; within a larger module, too."""
+    old = gaussian(8, dim=3, kind="diagonal")
+    layer = TrustRegionLayer(KLProjection(), EntropySchedule("linear"))
+    layer.entropy_bound(moved(old, 1.0), 0.0)
+    saved = {"0.initial_entropy": th.tensor(entropy, dtype=th.float64)}
+    th.nn.Sequential(layer).load_state_dict(saved, strict=True)
+    assert list(saved) == ["0.initial_entropy"]
+    assert layer.initial_entropy.isfinite()
+    assert bool(layer.has_initial_entropy) != math.isnan(entropy)
+    expected = old.entropy().mean().item() if math.isnan(entropy) else entropy
+    assert layer.entropy_bound(old, 0.0) == pytest.approx(expected)
