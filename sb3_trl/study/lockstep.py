@@ -20,7 +20,7 @@ from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.rollout import Table
 from sb3_trl.steps import EagerStep, StepLoss, pure_step, trained_parameters
 
-__all__ = ["FEWEST_TOGETHER", "JointStep", "Request", "filled", "train_in_lockstep"]
+__all__ = ["FEWEST_TOGETHER", "JointStep", "Request", "filled", "step_one_by_one", "train_in_lockstep"]
 
 #: What a block runs in: the random stream of one seed.
 Stream = AbstractContextManager[Any]
@@ -35,6 +35,7 @@ T = TypeVar("T")
 class Request:
     """Gradient steps that one update asks for: what ``TrustRegionAlgorithm._take_steps`` was called with."""
 
+    stream: Stream
     name: str
     loss: StepLoss
     forward: nn.Module
@@ -43,7 +44,6 @@ class Request:
     n_epochs: int
     stats: RunningMeans
     rule: dict[str, Any]
-    stream: Stream
 
     def step(self, max_grad_norm: float | None) -> EagerStep:
         """Return the step that is asked for."""
@@ -60,21 +60,16 @@ class JointStep:
         function serves all.
     :param max_grad_norm: Gradient clipping of each seed, ``None`` for none.
     :param batch_size: Minibatch size of each seed.
-    :param compile: Whether to compile.
     """
 
-    def __init__(
-        self, first: Request, n_requests: int, max_grad_norm: float | None, batch_size: int, compile: bool
-    ) -> None:
+    def __init__(self, first: Request, n_requests: int, max_grad_norm: float | None, batch_size: int) -> None:
         self.n_rows = max(n_requests, FEWEST_TOGETHER)
         self.batch_size = batch_size
         eager = first.step(max_grad_norm)
         minibatch = first.data.part(next(first.data.split(batch_size)))
         self.layout = Layout(trained_parameters(eager, minibatch))
         step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, eager.after)
-        mapped = vmap(step)
-        self._compiled = Compiled(mapped) if compile else None
-        self._function = self._compiled or mapped
+        self._function = Compiled(vmap(step))
 
     def run(self, requests: Sequence[Request]) -> None:
         """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
@@ -93,8 +88,7 @@ class JointStep:
                     n_taken += 1
         finally:  # Ctrl-C may come at any time
             self._write(requests, State.of(tensors, len(self.layout.groups)), n_taken)
-            if self._compiled is not None:
-                self._compiled.forget()
+            self._function.forget()
         for key in scalars[0]:
             values = th.stack([step[key] for step in scalars], -1)
             for request, own_values in zip(requests, values, strict=False):
@@ -123,6 +117,15 @@ class JointStep:
             self.layout.write_state(request.optimizer, own, n_taken, self._named(request))
             for tensor, stacked in zip(request.rule.get("extra", ()), state.extra, strict=True):
                 tensor.copy_(stacked[k])
+
+
+def step_one_by_one(requests: Sequence[Request], max_grad_norm: float | None, batch_size: int) -> None:
+    """Take the steps that requests ask for, of one after the other, as each would take them alone."""
+    for request in requests:
+        with request.stream:
+            step = request.step(max_grad_norm)
+            for _ in range(request.n_epochs):
+                request.stats.add(step.epoch(request.data, batch_size))
 
 
 def filled(rows: Sequence[T], n_rows: int) -> list[T]:
@@ -179,8 +182,10 @@ class _Update:
         """Stand in for the model's ``_take_steps``: wait until the steps have been taken."""
         if self._is_ending:
             raise GreenletExit
-        self.request = Request(*arguments, self.stream)
-        self._greenlet.parent.switch()
+        self.request = Request(self.stream, *arguments)
+        parent = self._greenlet.parent
+        assert parent is not None
+        parent.switch()
 
     def take_turn(self) -> None:
         """Let it run until it asks, or ends; what it raises is raised here."""
