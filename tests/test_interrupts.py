@@ -2,8 +2,6 @@
 
 import gc
 import os
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from support import PointEnv, all_equal, parameters
 

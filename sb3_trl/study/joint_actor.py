@@ -72,7 +72,7 @@ class JointActor:
         for index, own in enumerate(observations):
             if own is not None:
                 self._inputs[index] = own
-        with th.inference_mode():
+        with th.no_grad():
             x = self._tensor.to(self._device)
             for layer in self._layers:
                 x = layer(x)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -109,7 +110,7 @@ class SeedBatch:
         :param progress_bar: Show one bar for the steps of all models together.
         """
         callbacks = own_callbacks(callback, self.models)
-        callers = RandomStream(self.models[0].device)
+        callers, grad_mode = RandomStream(self.models[0].device), th.is_grad_enabled()
         try:
             with ExitStack() as stack:
                 if progress_bar:
@@ -119,7 +120,8 @@ class SeedBatch:
                     callbacks = [[*own, _Progress(bar)] for own in callbacks]
                 self._learn(total_timesteps, callbacks, log_interval, tb_log_name, reset_num_timesteps)
         except BaseException:
-            callers.restore()  # Ctrl-C may come between two random streams
+            callers.restore()  # Ctrl-C may come even where a block that changes it begins or ends
+            th.set_grad_enabled(grad_mode)
             raise
         return self
 
