@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, TypeAlias
@@ -35,7 +34,6 @@ __all__ = [
     "Family",
     "action_parameters",
     "join",
-    "without_validation",
 ]
 
 Parameters: TypeAlias = tuple[Tensor, ...]
@@ -99,6 +97,8 @@ class Actions(nn.Module):
     """The action parameters of an actor-critic policy, as tensors alone.
 
     :param policy: Any of SB3's, with a distribution that ``action_parameters`` knows.
+    :raises FloatingPointError: by calls, where torch makes no distribution of what the policy says because it is not
+        finite; only for policies and distributions of other packages, the others are then not finite themselves.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
@@ -120,7 +120,11 @@ class Actions(nn.Module):
     def _actions(self, latent: Tensor) -> ActionParameters:
         if self._head is not None:
             return self._head(self.policy, latent)
-        return action_parameters(self.policy._get_action_dist_from_latent(latent))
+        try:
+            distribution = self.policy._get_action_dist_from_latent(latent)
+        except ValueError as error:
+            raise FloatingPointError(f"The policy's action distribution cannot be made: {error}") from error
+        return action_parameters(distribution)
 
 
 class ActionsAndValues(Actions):
@@ -130,17 +134,6 @@ class ActionsAndValues(Actions):
         """Return both at a batch of observations."""
         latent_pi, latent_vf = latents(self.policy, observations)
         return self._actions(latent_pi), self.policy.value_net(latent_vf)
-
-
-@contextmanager
-def without_validation() -> Iterator[None]:
-    """Let torch's distributions take numbers that are not finite, which the caller deals with."""
-    setting = th.distributions.Distribution._validate_args
-    th.distributions.Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        th.distributions.Distribution.set_default_validate_args(setting)
 
 
 def join(parts: Sequence[ActionParameters]) -> ActionParameters:
@@ -175,10 +168,8 @@ def _(distribution: DiagGaussianDistribution) -> ActionParameters:
 
 @action_parameters.register
 def _(distribution: StateDependentNoiseDistribution) -> ActionParameters:
-    # A squashing of the actions (tanh) is a bijection and leaves the divergence as it is.
     normal = distribution.distribution
-    family = Family(_diagonal_kl, lambda _, actions: distribution.log_prob(actions), lambda _: distribution.entropy())
-    return ActionParameters((normal.mean, normal.stddev), family)
+    return ActionParameters((normal.mean, normal.stddev), _family_of_gsde(distribution))
 
 
 @action_parameters.register
@@ -231,6 +222,18 @@ def _(distribution: DiagGaussianDistribution) -> Head:
 
 
 @head.register
+def _(distribution: StateDependentNoiseDistribution) -> Head:
+    family = _family_of_gsde(distribution)
+
+    def gaussian(policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+        features = latent if distribution.learn_features else latent.detach()
+        variance = th.mm(features**2, distribution.get_std(policy.log_std) ** 2)
+        return ActionParameters((policy.action_net(latent), th.sqrt(variance + distribution.epsilon)), family)
+
+    return gaussian
+
+
+@head.register
 def _(distribution: CategoricalDistribution) -> Head:
     return lambda policy, latent: ActionParameters((policy.action_net(latent).log_softmax(-1),), CATEGORICAL)
 
@@ -258,6 +261,19 @@ def _of_gaussian(gaussian: Gaussian) -> ActionParameters:
     event = gaussian.scale.shape[-1:] if gaussian.is_diagonal else gaussian.scale.shape[-2:]
     scale = gaussian.scale.expand(*gaussian.mean.shape[:-1], *event)
     return ActionParameters((gaussian.mean, scale), DIAGONAL if gaussian.is_diagonal else FULL)
+
+
+def _family_of_gsde(distribution: StateDependentNoiseDistribution) -> Family:
+    bijector = distribution.bijector
+    if bijector is None:
+        return DIAGONAL
+
+    def log_prob(parameters: Parameters, actions: Tensor) -> Tensor:
+        gaussian_actions = bijector.inverse(actions)
+        return _diagonal(parameters).log_prob(gaussian_actions) - bijector.log_prob_correction(gaussian_actions).sum(-1)
+
+    # A squashing of the actions (tanh) is a bijection and leaves the divergence as it is.
+    return Family(_diagonal_kl, log_prob, lambda parameters: None)
 
 
 def _diagonal(parameters: Parameters) -> Gaussian:

@@ -155,7 +155,12 @@ class Checkpoint:
         """Put everything back if a parameter is not finite, and return whether it was so."""
         if bool(nn.utils.parameters_to_vector(self._values).isfinite().all()):
             return False
+        self.restore()
+        return True
+
+    @th.no_grad()
+    def restore(self) -> None:
+        """Put everything back."""
         for p, value in self._values.items():
             p.copy_(value)
         self.optimizer.load_state_dict(self._state)
-        return True

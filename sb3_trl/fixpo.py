@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import (
 )
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trl.action_parameters import ActionParameters, Actions, ActionsAndValues, join, without_validation
+from sb3_trl.action_parameters import ActionParameters, Actions, ActionsAndValues, join
 from sb3_trl.enforcement import Checkpoint, refined, roll_back, step_until_clean
 from sb3_trl.evaluation import Evaluation
 from sb3_trl.flat_adam import Flat
@@ -177,7 +177,6 @@ class FixPO(TrustRegionAlgorithm):
 
     # --- Algorithm 1 ---
 
-    @without_validation()
     def train(self) -> None:
         """Update the policy with the rollout just collected (Algorithm 1)."""
         self.policy.set_training_mode(True)
@@ -191,8 +190,7 @@ class FixPO(TrustRegionAlgorithm):
         stats, fixup_steps = RunningMeans(), 0
 
         for epoch in range(self.n_epochs):
-            self._primary_phase(data, stats)
-            if start.restore_unless_finite():
+            if not self._primary_phase(data, stats, start):
                 self._rollbacks += 1
                 break
             if self.fixup == "epoch" or (self.fixup == "update" and epoch == self.n_epochs - 1):
@@ -206,10 +204,18 @@ class FixPO(TrustRegionAlgorithm):
         self._n_updates += self.n_epochs
         self._log_update(rollout, old, acting, stats, fixup_steps)
 
-    def _primary_phase(self, data: Table, stats: RunningMeans) -> None:
-        """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7)."""
+    def _primary_phase(self, data: Table, stats: RunningMeans, start: Checkpoint) -> bool:
+        """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7).
+
+        Everything is put back if that leads to numbers that are not finite. Returns whether it does not.
+        """
         forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
-        self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **self._beta_rule)
+        try:
+            self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **self._beta_rule)
+        except FloatingPointError:
+            start.restore()
+            return False
+        return not start.restore_unless_finite()
 
     @property
     def _beta_rule(self) -> dict[str, Any]:
@@ -281,8 +287,15 @@ class FixPO(TrustRegionAlgorithm):
             self.policy.optimizer,
             policy_state,
             start.values(policy_state),
-            lambda: self._obeys_bound(self._exact_divergence(self._action_parameters(rollout), old)),
+            lambda: self._is_inside(rollout, old),
         )
+
+    def _is_inside(self, rollout: Rollout, old: ActionParameters) -> bool:
+        """Return whether the policy obeys the bound; one whose numbers are not finite does not."""
+        try:
+            return self._obeys_bound(self._exact_divergence(self._action_parameters(rollout), old))
+        except FloatingPointError:
+            return False
 
     def _fixup_loss(
         self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor, _: th.Tensor
@@ -323,7 +336,7 @@ class FixPO(TrustRegionAlgorithm):
         fixup_steps: int,
     ) -> None:
         means = stats.read()
-        means.pop("kl")
+        means.pop("kl", None)  # of an update that broke off there is none
         self._log("train", means)
         self._log_explained_variance(rollout)
         acting, old = acting.double(), old.double()
@@ -393,7 +406,7 @@ class FixPO(TrustRegionAlgorithm):
         return ["policy", "policy.optimizer", "dual"], []
 
     def _can_compile(self) -> bool:
-        return Actions(self.policy).is_pure
+        return Actions(self.policy).is_pure and not self.use_sde
 
 
 def _step_beta(extra: Flat, scalars: dict[str, th.Tensor]) -> Flat:

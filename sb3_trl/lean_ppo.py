@@ -195,5 +195,5 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
     def _can_compile(self) -> bool:
         evaluates_as_sb3 = type(self.policy).evaluate_actions is ActorCriticPolicy.evaluate_actions
         samples_as_sb3 = type(self.rollout_buffer) in (RolloutBuffer, DictRolloutBuffer)
-        is_pure = evaluates_as_sb3 and ActionsAndValues(self.policy).is_pure
+        is_pure = evaluates_as_sb3 and ActionsAndValues(self.policy).is_pure and not self.use_sde
         return self.target_kl is None and samples_as_sb3 and is_pure

@@ -119,6 +119,9 @@ class TrustRegionAlgorithm(LeanRollouts):
     normalize_advantage: bool
     compile: bool | Literal["auto"]
 
+    #: Asked to take the gradient steps while this update runs beside others' (``SeedBatch``).
+    _lockstep: Any = None
+
     def _setup_model(self) -> None:
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile={self.compile!r} is unknown: choose True, False or 'auto'.")
@@ -209,6 +212,9 @@ class TrustRegionAlgorithm(LeanRollouts):
         :param stats: Receives the loss's scalars.
         :param rule: ``extra`` and ``after`` of ``EagerStep``.
         """
+        if self._lockstep is not None:
+            self._lockstep.ask(name, loss, forward, optimizer, table(data), n_epochs, stats, rule)
+            return
         step, whole = self._gradient_step(name, loss, forward, optimizer, **rule), table(data)
         try:
             for _ in range(n_epochs):
@@ -259,6 +265,8 @@ class TrustRegionAlgorithm(LeanRollouts):
             evaluation.forget()
 
     def _compiles_evaluations(self) -> bool:
+        if self._lockstep is not None:
+            return self._lockstep.compile
         return any(step.is_compiled for step in self._compiled_steps.values())
 
     def _pays_to_compile(self) -> bool:
@@ -280,11 +288,13 @@ class TrustRegionAlgorithm(LeanRollouts):
         self.logger.record(f"train/{name}", learning_rate)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *_MADE_AGAIN]
+        return [*super()._excluded_save_params(), *_MADE_AGAIN, "_lockstep"]
 
     def __getstate__(self) -> dict[str, Any]:
         """What ``copy`` and ``pickle`` take: everything but compiled code and schedules, which are made again."""
-        return self.__dict__ | {name: {} for name in _MADE_AGAIN}
+        state = self.__dict__ | {name: {} for name in _MADE_AGAIN}
+        state.pop("_lockstep", None)  # a copy trains alone
+        return state
 
     # --- what users may change while training runs ---
 

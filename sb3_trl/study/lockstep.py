@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
 import torch as th
+from greenlet import GreenletExit, greenlet
 from torch import Tensor, nn
 from torch.func import vmap
 
-from sb3_trl.action_parameters import without_validation
 from sb3_trl.compilation import Compiled
 from sb3_trl.flat_adam import Layout, State, step_sizes
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
-from sb3_trl.rollout import Table, table
+from sb3_trl.rollout import Table
 from sb3_trl.steps import EagerStep, StepLoss, pure_step, trained_parameters
 
-__all__ = ["FEWEST_TOGETHER", "JointStep", "Request", "filled", "train_in_lockstep"]
+__all__ = ["FEWEST_TOGETHER", "JointStep", "Request", "filled", "step_one_by_one", "train_in_lockstep"]
 
 #: What a block runs in: the random stream of one seed.
 Stream = AbstractContextManager[Any]
@@ -35,6 +35,7 @@ T = TypeVar("T")
 class Request:
     """Gradient steps that one update asks for: what ``TrustRegionAlgorithm._take_steps`` was called with."""
 
+    stream: Stream
     name: str
     loss: StepLoss
     forward: nn.Module
@@ -43,7 +44,6 @@ class Request:
     n_epochs: int
     stats: RunningMeans
     rule: dict[str, Any]
-    stream: Stream
 
     def step(self, max_grad_norm: float | None) -> EagerStep:
         """Return the step that is asked for."""
@@ -60,21 +60,16 @@ class JointStep:
         function serves all.
     :param max_grad_norm: Gradient clipping of each seed, ``None`` for none.
     :param batch_size: Minibatch size of each seed.
-    :param compile: Whether to compile.
     """
 
-    def __init__(
-        self, first: Request, n_requests: int, max_grad_norm: float | None, batch_size: int, compile: bool
-    ) -> None:
+    def __init__(self, first: Request, n_requests: int, max_grad_norm: float | None, batch_size: int) -> None:
         self.n_rows = max(n_requests, FEWEST_TOGETHER)
         self.batch_size = batch_size
         eager = first.step(max_grad_norm)
         minibatch = first.data.part(next(first.data.split(batch_size)))
         self.layout = Layout(trained_parameters(eager, minibatch))
         step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, eager.after)
-        mapped = vmap(step)
-        self._compiled = Compiled(mapped) if compile else None
-        self._function = self._compiled or mapped
+        self._function = Compiled(vmap(step))
 
     def run(self, requests: Sequence[Request]) -> None:
         """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
@@ -93,8 +88,7 @@ class JointStep:
                     n_taken += 1
         finally:  # Ctrl-C may come at any time
             self._write(requests, State.of(tensors, len(self.layout.groups)), n_taken)
-            if self._compiled is not None:
-                self._compiled.forget()
+            self._function.forget()
         for key in scalars[0]:
             values = th.stack([step[key] for step in scalars], -1)
             for request, own_values in zip(requests, values, strict=False):
@@ -125,6 +119,15 @@ class JointStep:
                 tensor.copy_(stacked[k])
 
 
+def step_one_by_one(requests: Sequence[Request], max_grad_norm: float | None, batch_size: int) -> None:
+    """Take the steps that requests ask for, of one after the other, as each would take them alone."""
+    for request in requests:
+        with request.stream:
+            step = request.step(max_grad_norm)
+            for _ in range(request.n_epochs):
+                request.stats.add(step.epoch(request.data, batch_size))
+
+
 def filled(rows: Sequence[T], n_rows: int) -> list[T]:
     """Return ``rows``, and the first of them as often as ``n_rows`` asks for."""
     return [*rows, *[rows[0]] * (n_rows - len(rows))]
@@ -143,53 +146,69 @@ def _stacked(flats: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
 # --- updates that wait for each other ---
 
 
-class _Abort(BaseException):
-    """Ends an update because another one failed."""
+class _Update:
+    """One seed's ``train()``, which stops wherever it asks for gradient steps, and goes on once they are taken.
 
+    A greenlet: it runs in the thread of who calls ``take_turn``, and only until that call returns.
 
-class _Update(threading.Thread):
-    """One seed's ``train()``, which stops wherever it asks for gradient steps. Only one of them runs at a time."""
+    :param model: The seed's model.
+    :param stream: Its random stream.
+    :param compile: Whether to compile what the model evaluates.
+    """
 
-    def __init__(self, model: TrustRegionAlgorithm, stream: Stream) -> None:
-        super().__init__(daemon=True)
+    def __init__(self, model: TrustRegionAlgorithm, stream: Stream, compile: bool) -> None:
         self.model = model
         self.stream = stream
+        self.compile = compile
+        #: What it waits for; ``None`` before the first turn and after the last.
         self.request: Request | None = None
-        self.error: BaseException | None = None
-        self.is_aborted = False
-        self._turn, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self.start()
+        self._is_ending = False
+        self._grad_mode = th.is_grad_enabled()
+        self._greenlet = greenlet(self._train)
+        self._greenlet.gr_context = copy_context()  # its own would be empty
 
-    def run(self) -> None:
-        """Train, from the first turn on."""
-        self._turn.acquire()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # a copy of the model trains alone
+
+    def _train(self) -> None:
+        self.model._lockstep = self
         try:
-            if not self.is_aborted:
-                self.model.train()
-        except _Abort:
-            pass
-        except BaseException as error:  # handed to the thread that waits
-            self.error = error
-        self.request = None
-        self._stopped.release()
+            self.model.train()
+        finally:
+            self.request = None
+            del self.model._lockstep
 
-    def ask(self, name: str, *arguments: Any, **rule: Any) -> None:
+    def ask(self, *arguments: Any) -> None:
         """Stand in for the model's ``_take_steps``: wait until the steps have been taken."""
-        loss, forward, optimizer, data, n_epochs, stats = arguments
-        data = table(data)
-        self.request = Request(name, loss, forward, optimizer, data, n_epochs, stats, rule, self.stream)
-        self._stopped.release()
-        self._turn.acquire()
-        if self.is_aborted:
-            raise _Abort
+        if self._is_ending:
+            raise GreenletExit
+        self.request = Request(self.stream, *arguments)
+        parent = self._greenlet.parent
+        assert parent is not None
+        parent.switch()
 
     def take_turn(self) -> None:
-        """Let it run until it asks, or ends."""
-        with self.stream:
-            self._turn.release()
-            self._stopped.acquire()
-        if self.error is not None:
-            raise self.error
+        """Let it run until it asks, or ends; what it raises is raised here."""
+        with self.stream, self._own_grad_mode():
+            self._greenlet.switch()
+
+    def end(self) -> None:
+        """Leave ``train()`` where it stands, through its ``finally`` clauses."""
+        self._is_ending = True
+        if not self._greenlet.dead:
+            with self.stream, self._own_grad_mode():
+                self._greenlet.throw()
+
+    @contextmanager
+    def _own_grad_mode(self) -> Iterator[None]:
+        """Torch keeps this setting for the thread, not for the greenlet."""
+        callers = th.is_grad_enabled()
+        th.set_grad_enabled(self._grad_mode)
+        try:
+            yield
+        finally:
+            self._grad_mode = th.is_grad_enabled()
+            th.set_grad_enabled(callers)
 
 
 def train_in_lockstep(
@@ -200,28 +219,22 @@ def train_in_lockstep(
 ) -> None:
     """Call ``train()`` of every model; gradient steps that several ask for at the same time are taken together.
 
+    What one of them raises, or ``take_steps``, ends them all before it is raised here.
+
     :param models: Models of one configuration.
     :param streams: The random stream of each.
     :param take_steps: Takes the steps of requests of one name.
     :param compile: Whether to compile what they evaluate.
     """
-    updates = [_Update(model, stream) for model, stream in zip(models, streams, strict=True)]
-    for update in updates:
-        update.model._take_steps = update.ask  # type: ignore[method-assign]
-        update.model._compiles_evaluations = lambda: compile  # type: ignore[method-assign]
-    try:
-        with without_validation():  # each update's own setting would outlive the next one's
-            _take_turns(updates, take_steps)
-    finally:
+    with ExitStack() as stack:
+        updates = [_Update(model, stream, compile) for model, stream in zip(models, streams, strict=True)]
         for update in updates:
-            del update.model._take_steps, update.model._compiles_evaluations
-            if update.is_alive():
-                update.is_aborted = True
-                update._turn.release()
+            stack.callback(update.end)
+        _take_turns(updates, take_steps)
 
 
 def _take_turns(updates: Sequence[_Update], take_steps: Callable[[Sequence[Request]], None]) -> None:
-    running = list(updates)
+    running = updates
     while running:
         for update in running:
             update.take_turn()
