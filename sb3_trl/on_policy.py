@@ -159,7 +159,7 @@ class TrustRegionAlgorithm(LeanRollouts):
         if size % self.batch_size:
             warnings.warn(
                 f"batch_size={self.batch_size} does not divide the rollout, n_steps * n_envs = {self.n_steps} * "
-                f"{self.env.num_envs} = {size}: the last minibatch of every epoch has {size % self.batch_size} states.",
+                f"{self.env.num_envs} = {size}: every epoch has a truncated mini-batch of {size % self.batch_size}.",
                 stacklevel=2,
             )
 

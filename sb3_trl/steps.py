@@ -17,7 +17,7 @@ from sb3_trl.flat_adam import Flat, Layout, State, adam, clipped, step_sizes
 from sb3_trl.fused_adam import step_function
 from sb3_trl.rollout import Table
 
-__all__ = ["CompiledStep", "EagerStep", "Loss", "StepLoss", "pure_step", "trained_parameters"]
+__all__ = ["CompiledStep", "EagerStep", "Loss", "StepLoss", "pure_step", "trained_parameters", "variant_of"]
 
 #: A scalar to minimise, and scalars to log.
 Loss: TypeAlias = tuple[Tensor, dict[str, Tensor]]
@@ -194,7 +194,7 @@ class CompiledStep(EagerStep):
         """Choose the variant for what is trained now, on data of this kind."""
         self.finish()
         limit, device = self.max_grad_norm, self.parameters[0].device
-        key = (data.kind, tuple(p.requires_grad for p in self.parameters), limit is None)
+        key = variant_of(data, self.parameters, limit)
         if key not in self._variants:
             named = trained_parameters(self, data.part(data.at(index).rows))
             self._variants[key] = Variant(Layout(named))
@@ -235,6 +235,11 @@ class CompiledStep(EagerStep):
         for variant in self._variants.values():
             if variant.function is not None:
                 variant.function.forget()
+
+
+def variant_of(data: Table, parameters: Sequence[Tensor], max_grad_norm: float | None) -> Hashable:
+    """Return what a step has to be compiled once more for, where tensors alone would be inputs."""
+    return data.kind, tuple(p.requires_grad for p in parameters), max_grad_norm is None
 
 
 def trained_parameters(step: EagerStep, minibatch: tuple[Any, ...]) -> dict[str, nn.Parameter]:

@@ -99,8 +99,7 @@ def _(data: Gaussian) -> Table:
 def _(data: TrustRegion) -> Table:
     bounds = [table(bound) if bound.dim() else table(Shared(bound)) for bound in (data.mean_bound, data.cov_bound)]
     entropy = table(None) if data.entropy_bound is None else table(Shared(data.entropy_bound))
-    kind = (TrustRegion, data.layer)
-    return joined([table(data.old), *bounds, entropy], lambda parts: TrustRegion(data.layer, *parts), kind)
+    return joined([table(data.old), *bounds, entropy], lambda parts: TrustRegion(data.layer, *parts), TrustRegion)
 
 
 def _gaussian(is_diagonal: bool, parts: Sequence[th.Tensor]) -> Gaussian:

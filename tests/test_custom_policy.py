@@ -173,8 +173,6 @@ def test_a_policy_with_networks_of_its_own(cls, mixin, tmp_path):
 #: ``evaluate_actions`` returns, the distribution, and do not call it.
 METHODS = ["forward", "predict_values", "extract_features", "_get_action_dist_from_latent", "get_distribution"]
 OVERRIDDEN = [(cls, method) for cls in (*ALGORITHMS, LeanTRPO) for method in METHODS]
-# FAULT in sb3_trl/policies.py: SB3's ``get_distribution`` and ``predict_values`` pass by an ``extract_features`` that a
-# subclass overrides, its ``forward`` and ``evaluate_actions`` do not. TRPL and PAPI make their updates with the former.
 
 
 @pytest.mark.parametrize(("cls", "method"), [*OVERRIDDEN, (LeanPPO, "evaluate_actions")])
@@ -211,7 +209,6 @@ def test_what_a_policy_overrides_is_called(cls, method):
     assert all(n > 0 for n, n_expected in zip(ours, expected, strict=True) if n_expected > 0)
 
 
-# FAULT in sb3_trl/policies.py: as above, and ``actor_latent``, which FixPO's old policy and fixup phase look at.
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_the_policy_that_is_updated_is_the_one_that_acted(cls):
     """Without a step, no ratio and no divergence moves, whatever ``extract_features`` does with the observations."""
@@ -236,7 +233,6 @@ def test_the_policy_that_is_updated_is_the_one_that_acted(cls):
     th.testing.assert_close(values.flatten(), rollout.old_values, rtol=1e-4, atol=1e-5)
 
 
-# FAULT in sb3_trl/on_policy.py, ``_check_policy_kwargs``: it cannot know what a class does with its ``**kwargs``.
 @every_algorithm
 def test_a_policy_may_take_arguments_out_of_its_keywords(cls):
     class Wide(own_policy(cls, Nothing)):

@@ -126,7 +126,6 @@ def test_one_state_in_all(cls):
     assert ours in (AssertionError, ValueError)
 
 
-# FAULT in sb3_trl/on_policy.py, ``_check_rollout_size``: nothing is normalised, silently, where PPO refuses.
 @every_algorithm
 def test_minibatches_of_one_state_are_refused_where_advantages_are_normalised(cls):
     def call(each):
@@ -137,7 +136,6 @@ def test_minibatches_of_one_state_are_refused_where_advantages_are_normalised(cl
     assert ours in (AssertionError, ValueError)
 
 
-# FAULT in sb3_trl/on_policy.py, ``_check_rollout_size``: PPO warns, TRPL, FixPO and PAPI do not.
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_a_truncated_minibatch_is_warned_of(cls):
     def call(each):

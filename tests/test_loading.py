@@ -212,7 +212,6 @@ def test_arguments_on_loading(saved):
         assert ours is expected is ValueError
 
 
-# FAULT in the constructors of TRPL, FixPO and PAPI: ``learning_rate`` becomes a schedule; a string does with LeanPPO.
 @every_algorithm
 @pytest.mark.parametrize(
     "given", [1e-3, 1, lambda progress: 1e-3 * progress, "lin_1e-3"], ids=["float", "int", "function", "lin"]

@@ -129,8 +129,6 @@ def test_events_come_when_they_come_with_ppo(cls):
         assert locals_of[event]["self"] == (cls, None)
 
 
-# FAULT in sb3_trl/lean_rollout.py, take_turns: SB3 has reshaped discrete actions to (n_envs, 1) when
-# the rollout is over, and ``values`` are those of the last observations.
 @pytest.mark.parametrize("cls", [FixPO, LeanTRPO])
 @pytest.mark.parametrize("space", ["box", "discrete"])
 def test_locals_at_the_end_of_a_rollout(cls, space):

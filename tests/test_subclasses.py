@@ -81,7 +81,6 @@ def test_rollouts_that_pass_by_this_package(cls):
     assert not all_equal(before, parameters(model))
 
 
-# FAULT in sb3_trl/on_policy.py, ``collect_rollouts``: ``env`` is not handed on, and the model's is stepped.
 @pytest.mark.parametrize("cls", [FixPO, LeanTRPO])
 def test_rollouts_in_another_environment(cls):
     """``collect_rollouts`` steps the environment that it is given, as SB3's."""
@@ -97,7 +96,6 @@ def test_rollouts_in_another_environment(cls):
     assert ours == expected == [[0, 0], [8, 8]]
 
 
-# FAULT in sb3_trl/lean_rollout.py, ``_complete``: the buffer says that it is full, and updates learn from its zeros.
 @every_algorithm
 def test_a_buffer_that_is_not_full_is_not_learned_from(cls):
     def call(each):

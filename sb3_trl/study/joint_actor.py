@@ -44,6 +44,18 @@ class JointActor:
 
     def __init__(self, actors: Sequence[LeanActor]) -> None:
         self.actors = actors
+        self._stack()
+
+    def refresh(self, changed: Sequence[int]) -> None:
+        """Look again at the policies of some seeds, which somebody has changed."""
+        for index in changed:
+            self.actors[index].refresh()
+        if changed:
+            self._stack()
+
+    def _stack(self) -> None:
+        """Stack what the actors are made of now."""
+        actors = self.actors
         rows = filled(actors, FEWEST_TOGETHER)
         n_envs, device = actors[0].noise.shape[1], actors[0].device
         self._is_joint = all(actor.is_plain and _is_linear([actor.layers[-1]]) for actor in actors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from greenlet import GreenletExit, greenlet
 from torch import Tensor, nn
 from torch.func import vmap
 
-from sb3_trl.compilation import Compiled
+from sb3_trl.compilation import Compiled, warn_uncompiled
 from sb3_trl.flat_adam import Layout, State, step_sizes
 from sb3_trl.on_policy import RunningMeans, TrustRegionAlgorithm
 from sb3_trl.rollout import Table
-from sb3_trl.steps import EagerStep, StepLoss, pure_step, trained_parameters
+from sb3_trl.steps import EagerStep, StepLoss, pure_step, trained_parameters, variant_of
 
 __all__ = ["FEWEST_TOGETHER", "JointStep", "Request", "filled", "step_one_by_one", "train_in_lockstep"]
 
@@ -28,6 +28,10 @@ Stream = AbstractContextManager[Any]
 #: Torch multiplies one matrix with another kernel than several: a seed alone would differ in its last digits.
 FEWEST_TOGETHER = 2
 
+#: Whether loops and what is left at their ends use vectors depends on how long they are, and so on how many seeds
+#: there are, unless all do; and how a sum is divided among threads, unless there is one. Both show in the last digit.
+_CPU_OPTIONS = {"cpp.enable_tiling_heuristics": False, "cpp.threads": 1}
+
 T = TypeVar("T")
 
 
@@ -36,6 +40,7 @@ class Request:
     """Gradient steps that one update asks for: what ``TrustRegionAlgorithm._take_steps`` was called with."""
 
     stream: Stream
+    max_grad_norm: float | None
     name: str
     loss: StepLoss
     forward: nn.Module
@@ -45,9 +50,14 @@ class Request:
     stats: RunningMeans
     rule: dict[str, Any]
 
-    def step(self, max_grad_norm: float | None) -> EagerStep:
+    def step(self) -> EagerStep:
         """Return the step that is asked for."""
-        return EagerStep(self.forward, self.loss, self.optimizer, max_grad_norm, **self.rule)
+        return EagerStep(self.forward, self.loss, self.optimizer, self.max_grad_norm, **self.rule)
+
+    @property
+    def variant(self) -> Hashable:
+        """Equal for requests that differ in tensors alone: one compiled function serves them."""
+        return variant_of(self.data, self.optimizer.param_groups[0]["params"], self.max_grad_norm)
 
 
 class JointStep:
@@ -55,44 +65,83 @@ class JointStep:
 
     A seed's result does not depend on the others, to the last digit, nor on how many of them there are.
 
-    :param first: A request; the others must differ in tensors alone.
+    :param first: A request; the others are of its variant.
     :param n_requests: The most requests that come together. Fewer are filled up with copies, so that one compiled
         function serves all.
-    :param max_grad_norm: Gradient clipping of each seed, ``None`` for none.
     :param batch_size: Minibatch size of each seed.
     """
 
-    def __init__(self, first: Request, n_requests: int, max_grad_norm: float | None, batch_size: int) -> None:
+    def __init__(self, first: Request, n_requests: int, batch_size: int) -> None:
         self.n_rows = max(n_requests, FEWEST_TOGETHER)
         self.batch_size = batch_size
-        eager = first.step(max_grad_norm)
+        eager = first.step()
         minibatch = first.data.part(next(first.data.split(batch_size)))
         self.layout = Layout(trained_parameters(eager, minibatch))
-        step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, eager.after)
-        self._function = Compiled(vmap(step))
+        step = pure_step(first.forward, first.loss, self.layout, first.data.build, eager.after)
+        in_dims = (0, (0, 0, None if first.max_grad_norm is None else 0))
+        # What trains nothing has nothing to compile.
+        self._function = Compiled(vmap(step, in_dims), _CPU_OPTIONS) if self.layout.named else None
+        self._tensors: Sequence[Tensor] = ()
+        self._fixed: Any = None
+        self._scalars: list[dict[str, Tensor]] = []
 
     def run(self, requests: Sequence[Request]) -> None:
-        """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
-        rows = filled(requests, self.n_rows)
-        state, sizes = self._read(rows)
-        fixed = (_stacked([r.data.rows for r in rows]), _stacked([r.data.shared for r in rows]))
-        tensors: Sequence[Tensor] = state.tensors
-        n_taken = 0
-        scalars: list[dict[str, Tensor]] = []
+        """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream.
+
+        What cannot be compiled is taken by one seed after the other, with one warning.
+        """
+        eager = [request.step() for request in requests]
+        self._begin(requests)
         try:
             for _ in range(requests[0].n_epochs):
                 order = th.stack(filled([_random_order(request) for request in requests], self.n_rows))
                 for index in order.split(self.batch_size, dim=1):
-                    tensors, own = self._function((*tensors, next(sizes), index), fixed)
-                    scalars.append(own)
-                    n_taken += 1
+                    if not self._step_together(requests, index):
+                        for request, step, own in zip(requests, eager, index, strict=False):
+                            with request.stream:
+                                request.stats.add([step(request.data, request.data.at(own).rows)])
         finally:  # Ctrl-C may come at any time
-            self._write(requests, State.of(tensors, len(self.layout.groups)), n_taken)
+            self._finish(requests)
+
+    def _step_together(self, requests: Sequence[Request], index: Tensor) -> bool:
+        """Take one step of every seed, and return whether it was taken."""
+        if self._function is None:
+            return False
+        try:
+            self._tensors, scalars = self._function((*self._tensors, next(self._sizes), index), self._fixed)
+        except Exception as error:
+            self._finish(requests)
+            self._function = None
+            warn_uncompiled(error)
+            return False
+        self._scalars.append(scalars)
+        return True
+
+    def _begin(self, requests: Sequence[Request]) -> None:
+        """Take over the parameters and moments of all seeds."""
+        self._scalars = []
+        if self._function is None:
+            return
+        rows = filled(requests, self.n_rows)
+        state, self._sizes = self._read(rows)
+        self._tensors = state.tensors
+        limits = None
+        if requests[0].max_grad_norm is not None:
+            device = requests[0].data.rows[0].device
+            limits = th.tensor([request.max_grad_norm for request in rows], dtype=th.float64, device=device)
+        self._fixed = (_stacked([r.data.rows for r in rows]), _stacked([r.data.shared for r in rows]), limits)
+
+    def _finish(self, requests: Sequence[Request]) -> None:
+        """Hand everything back, and let go of the rollouts."""
+        if self._function is not None:
+            self._write(requests, State.of(self._tensors, len(self.layout.groups)), len(self._scalars))
             self._function.forget()
-        for key in scalars[0]:
-            values = th.stack([step[key] for step in scalars], -1)
+            self._tensors, self._fixed = (), None
+        for key in self._scalars[0] if self._scalars else ():
+            values = th.stack([step[key] for step in self._scalars], -1)
             for request, own_values in zip(requests, values, strict=False):
                 request.stats.extend(key, own_values)
+        self._scalars = []
 
     def _read(self, requests: Sequence[Request]) -> tuple[State, Iterator[Tensor]]:
         """Return the stacked state of all seeds, and the stacked step sizes of one step after the other."""
@@ -119,11 +168,11 @@ class JointStep:
                 tensor.copy_(stacked[k])
 
 
-def step_one_by_one(requests: Sequence[Request], max_grad_norm: float | None, batch_size: int) -> None:
+def step_one_by_one(requests: Sequence[Request], batch_size: int) -> None:
     """Take the steps that requests ask for, of one after the other, as each would take them alone."""
     for request in requests:
         with request.stream:
-            step = request.step(max_grad_norm)
+            step = request.step()
             for _ in range(request.n_epochs):
                 request.stats.add(step.epoch(request.data, batch_size))
 
@@ -182,7 +231,7 @@ class _Update:
         """Stand in for the model's ``_take_steps``: wait until the steps have been taken."""
         if self._is_ending:
             raise GreenletExit
-        self.request = Request(self.stream, *arguments)
+        self.request = Request(self.stream, self.model.max_grad_norm, *arguments)
         parent = self._greenlet.parent
         assert parent is not None
         parent.switch()

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.lean_actor import LeanActor
-from sb3_trl.lean_rollout import can_collect, take_turns
+from sb3_trl.lean_rollout import Turn, can_collect, take_turns
 from sb3_trl.on_policy import TrustRegionAlgorithm
 from sb3_trl.study.batch_arguments import as_seeds, check_alike, check_apart, environment_maker, own_callbacks
 from sb3_trl.study.joint_actor import JointActor
@@ -84,7 +84,7 @@ class SeedBatch:
             self._streams.append(RandomStream(self.models[-1].device))
         check_apart(self.models)
         check_alike(self.models)
-        self._steps: dict[str, JointStep] = {}
+        self._steps: dict[Any, JointStep] = {}
         for model in self.models:  # what one compiles serves all
             model._evaluations = self.models[0]._evaluations
 
@@ -161,28 +161,35 @@ class SeedBatch:
         actors = []
         with ExitStack() as stack:
             for run in runs:
-                with run.stream:
-                    actors.append(LeanActor(run.model.policy, n_steps, run.model.n_envs))
                 stack.callback(run.end_rollout)
-                run.start_rollout()
+                with run.stream:
+                    run.start_rollout()
+                    actors.append(LeanActor(run.model.policy, n_steps, run.model.n_envs))
             joint = JointActor(actors)
             for step in range(n_steps):
-                actions = joint.act([run.observations for run in runs], step)
+                joint.refresh([k for k, run in enumerate(runs) if run.turn and run.turn.policy_has_changed])
+                actions = joint.act([run.turn and run.turn.observations for run in runs], step)
                 for run, own in zip(runs, actions, strict=True):
-                    if run.observations is not None:
+                    if run.turn is not None:
                         run.send(own)
 
     def _take_steps(self, requests: Sequence[Request]) -> None:
-        """Take the gradient steps that seeds ask for at the same time."""
-        model, first = self.models[0], requests[0]
+        """Take the gradient steps that seeds ask for at the same time.
+
+        Those that train other parameters than the others, because a callback has frozen some, take theirs apart.
+        """
+        model = self.models[0]
         if not self.compile:
-            step_one_by_one(requests, model.max_grad_norm, model.batch_size)
+            step_one_by_one(requests, model.batch_size)
             return
+        groups: dict[Any, list[Request]] = {}
+        for request in requests:
+            groups.setdefault((request.name, request.variant), []).append(request)
         with RandomStream(model.device):  # compiling must not change the caller's
-            if first.name not in self._steps:
-                n_models = len(self.models)
-                self._steps[first.name] = JointStep(first, n_models, model.max_grad_norm, model.batch_size)
-            self._steps[first.name].run(requests)
+            for key, alike in groups.items():
+                if key not in self._steps:
+                    self._steps[key] = JointStep(alike[0], len(self.models), model.batch_size)
+                self._steps[key].run(alike)
 
 
 def can_batch(model: BaseAlgorithm) -> bool:
@@ -228,8 +235,9 @@ class _Run:
         self.stream = stream
         self.name = name
         self.was_stopped = False
-        self.observations: Any = None
-        self._rollout: Generator[Any, np.ndarray, bool] | None = None
+        #: What it waits for actions with; ``None`` when its rollout is over.
+        self.turn: Turn | None = None
+        self._rollout: Generator[Turn, np.ndarray, bool] | None = None
 
     def start(self, total_timesteps: int, callbacks: list[Any], reset_num_timesteps: bool) -> None:
         """Begin, as ``learn`` does."""
@@ -252,15 +260,16 @@ class _Run:
 
     def start_rollout(self) -> None:
         model = self.model
-        self._rollout = take_turns(model, self.callback, model.rollout_buffer, model.n_steps)
-        self.observations = next(self._rollout)
+        assert model.env is not None
+        self._rollout = take_turns(model, model.env, self.callback, model.rollout_buffer, model.n_steps)
+        self.turn = next(self._rollout)
 
     def send(self, actions: np.ndarray) -> None:
         assert self._rollout is not None
         try:
-            self.observations = self._rollout.send(actions)
+            self.turn = self._rollout.send(actions)
         except StopIteration as end:
-            self.observations, self.was_stopped = None, not end.value
+            self.turn, self.was_stopped = None, not end.value
 
     def end_rollout(self) -> None:
         """Leave the rollout, if it was interrupted."""
