@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import FunctionType
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType, MappingProxyType
 from typing import Any, TypeAlias
 
 import torch as th
@@ -30,9 +30,13 @@ class Compiled:
     small networks do: between them, nothing may change but the tensors that vary, and the numbers in the others.
 
     :param function: Maps tensors that vary, and a nested tuple of tensors that do not, to new tensors and scalars.
+    :param cpu_options: Of the code for the CPU, besides this module's.
     """
 
-    def __init__(self, function: Callable[[Varying, Any], Result]) -> None:
+    def __init__(
+        self, function: Callable[[Varying, Any], Result], cpu_options: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        self._cpu_options = {**_CPU_OPTIONS, **cpu_options}
         # A code object of its own: torch keeps no more than eight compiled variants of one, and functions of other
         # models, made by the same lines, would count.
         assert isinstance(function, FunctionType)
@@ -49,7 +53,7 @@ class Compiled:
         from torch._inductor.compile_fx import compile_fx  # slow to import
 
         on_cpu = all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor))
-        code: Any = compile_fx(graph, examples, config_patches=_CPU_OPTIONS if on_cpu else {})
+        code: Any = compile_fx(graph, examples, config_patches=self._cpu_options if on_cpu else {})
 
         def run(*arguments: Any) -> Sequence[Tensor]:
             self._code, self._arguments = code, arguments

@@ -28,6 +28,10 @@ Stream = AbstractContextManager[Any]
 #: Torch multiplies one matrix with another kernel than several: a seed alone would differ in its last digits.
 FEWEST_TOGETHER = 2
 
+#: Whether loops and what is left at their ends use vectors depends on how long they are, and so on how many seeds
+#: there are, unless all do; and how a sum is divided among threads, unless there is one. Both show in the last digit.
+_CPU_OPTIONS = {"cpp.enable_tiling_heuristics": False, "cpp.threads": 1}
+
 T = TypeVar("T")
 
 
@@ -69,7 +73,7 @@ class JointStep:
         minibatch = first.data.part(next(first.data.split(batch_size)))
         self.layout = Layout(trained_parameters(eager, minibatch))
         step = pure_step(first.forward, first.loss, self.layout, max_grad_norm, first.data.build, eager.after)
-        self._function = Compiled(vmap(step))
+        self._function = Compiled(vmap(step), _CPU_OPTIONS)
 
     def run(self, requests: Sequence[Request]) -> None:
         """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
