@@ -72,7 +72,8 @@ class Compiled:
         if self._code is not None and fixed is self._fixed and shape == self._shape:
             return self._again(self._code, varying)
         self._fixed, self._shape = fixed, shape
-        new, scalars = self._checked(varying, fixed)
+        with _validation_as_it_was():
+            new, scalars = self._checked(varying, fixed)
         # Where torch put what it was given and what it returned: recognised by being the same objects.
         places = {id(argument): place for place, argument in enumerate(self._arguments)}
         self._inputs = [places.get(id(tensor)) for tensor in varying]
@@ -93,6 +94,17 @@ class Compiled:
     def forget(self) -> None:
         """Let go of the tensors of the last call; the next one is checked."""
         self._code, self._fixed, self._arguments, self._results = None, None, (), ()
+
+
+@contextmanager
+def _validation_as_it_was() -> Iterator[None]:
+    """Undo that torch, when it compiles for the first time, ends the validation of everybody's distributions."""
+    setting = th.distributions.Distribution._validate_args
+    try:
+        yield
+    finally:
+        if th.distributions.Distribution._validate_args != setting:
+            th.distributions.Distribution.set_default_validate_args(setting)
 
 
 @contextmanager

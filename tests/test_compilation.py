@@ -112,3 +112,14 @@ def test_modules_with_several_names_and_weights_in_several_modules():
         assert th.allclose(result["value"], expected, rtol=1e-4)
         assert all(th.allclose(result[name], g, rtol=1e-4) for name, g in zip(names, gradients, strict=True))
     assert all(type(p) is nn.Parameter for p in module.parameters())
+
+
+def test_distributions_are_validated_as_before():
+    """Torch, left to itself, ends that for everybody with the first compilation of a process."""
+    torch_patches = th._dynamo.eval_frame.TorchPatcher.patch
+    torch_patches.cache_clear()
+    th.distributions.Distribution.set_default_validate_args(True)
+    compiled = Compiled(make(Doubler()))
+    call(compiled, (th.ones(()), th.tensor([1, 2])), (th.arange(4.0),))
+    assert torch_patches.cache_info().misses == 1, "nothing was tested"
+    assert th.distributions.Distribution._validate_args

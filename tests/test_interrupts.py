@@ -23,7 +23,7 @@ PACKAGE = str(Path(sb3_trl.__file__).parent)
 class Uncompiled:
     """Calls what would be compiled."""
 
-    def __init__(self, function) -> None:
+    def __init__(self, function, cpu_options=None) -> None:
         self.function = function
 
     def __call__(self, varying, fixed):

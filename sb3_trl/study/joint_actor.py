@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from stable_baselines3.common.distributions import (
 )
 from torch import Tensor, nn
 
+from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.lean_actor import LeanActor
 from sb3_trl.study.lockstep import FEWEST_TOGETHER, filled
 
@@ -23,7 +25,8 @@ __all__ = ["JointActor"]
 #: Maps ``(K, n_envs, features)`` to as much of the next layer.
 Layer = Callable[[Tensor], Tensor]
 
-_ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Identity)
+_IN_PLACE: dict[type, Layer] = {nn.Tanh: th.tanh_, nn.ReLU: th.relu_, nn.Sigmoid: th.sigmoid_}
+_ELEMENTWISE = (*_IN_PLACE, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Identity)
 #: Distributions whose actions are made of noise by sums and comparisons, which round the same anywhere.
 _SIMPLE = (DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
 #: Numbers in the widest step of a vector loop, or in several. Torch computes what is left at the end of a loop in
@@ -44,32 +47,36 @@ class JointActor:
 
     def __init__(self, actors: Sequence[LeanActor]) -> None:
         self.actors = actors
-        self._stack()
+        self._put_together()
 
     def refresh(self, changed: Sequence[int]) -> None:
         """Look again at the policies of some seeds, which somebody has changed."""
         for index in changed:
             self.actors[index].refresh()
         if changed:
-            self._stack()
+            self._put_together()
 
-    def _stack(self) -> None:
-        """Stack what the actors are made of now."""
-        actors = self.actors
-        rows = filled(actors, FEWEST_TOGETHER)
-        n_envs, device = actors[0].noise.shape[1], actors[0].device
-        self._is_joint = all(actor.is_plain and _is_linear([actor.layers[-1]]) for actor in actors)
+    @th.no_grad()
+    def _put_together(self) -> None:
+        """Stack what the actors hold now, if that can be done."""
+        self._is_joint = all(actor.is_plain and _is_linear([actor.layers[-1]]) for actor in self.actors)
         if not self._is_joint:
             return
-        with th.no_grad():
-            self._layers = [_joint(layers, len(actors)) for layers in zip(*(a.layers for a in rows), strict=True)]
-        self._noise = th.stack([actor.noise for actor in rows], 1).unbind()  # of each step: (K, n_envs, d)
-        self._combines = [actor.combine for actor in actors]
-        self._combines_at_once = all(_combines_anywhere(actor) for actor in actors)
-        shape = actors[0].policy.observation_space.shape
-        assert shape is not None
-        self._inputs = np.zeros((len(rows), n_envs, *shape), np.float32)
-        self._tensor, self._device = th.from_numpy(self._inputs), device
+        rows = filled(self.actors, FEWEST_TOGETHER)
+        noise = th.stack([actor.noise for actor in rows], 1)
+        self._noise = noise.unbind()  # of each step: (K, n_envs, d)
+        shape = (len(rows), noise.shape[2])
+        self._layers: list[Layer] = []
+        previous = None
+        for layers in zip(*(actor.layers for actor in rows), strict=True):
+            own = layers[: len(self.actors)]
+            self._layers.append(_product(layers) if _is_linear(layers) else _activation(own, previous, shape))
+            previous = layers[0]
+        self._combine = _combination(self.actors, shape)
+        observation = rows[0].policy.observation_space.shape
+        assert observation is not None
+        self._inputs = np.zeros((*shape, *observation), np.float32)
+        self._tensor = th.from_numpy(self._inputs)
 
     def act(self, observations: Sequence[Any], step: int) -> list[Any]:
         """Return the actions of one step of every seed, ``(n_envs, *action_shape)`` each.
@@ -85,35 +92,68 @@ class JointActor:
             if own is not None:
                 self._inputs[index] = own
         with th.no_grad():
-            x = self._tensor.to(self._device)
+            x = self._tensor.to(self.actors[0].device)
             for layer in self._layers:
                 x = layer(x)
             actions = self._combine(x, self._noise[step]).cpu().numpy()
         return list(actions.reshape(len(actions), -1, *self.actors[0].action_shape)[: len(self.actors)])
 
-    def _combine(self, x: Tensor, noise: Tensor) -> Tensor:
-        if self._combines_at_once:
-            return self._combines[0](x, noise)
-        own = zip(self._combines, x.unbind(), noise.unbind(), strict=False)  # not of the copies that fill up
-        return th.stack([combine(parameters, noise) for combine, parameters, noise in own])
+
+def _product(layers: Sequence[nn.Linear]) -> Layer:
+    """Return the linear layers of all seeds as one function."""
+    weight = th.stack([layer.weight.mT for layer in layers])
+    bias = th.stack([layer.bias for layer in layers]).unsqueeze(1)
+    return lambda x: th.baddbmm(bias, x, weight)
 
 
-def _joint(layers: Sequence[Any], n_seeds: int) -> Layer:
-    """Return the same layer of all seeds, the last of which may be copies to fill up, as one function."""
-    if _is_linear(layers):
-        weight = th.stack([layer.weight.mT for layer in layers])
-        bias = th.stack([layer.bias for layer in layers]).unsqueeze(1)
-        return lambda x: th.baddbmm(bias, x, weight)
-    own = layers[:n_seeds]
+def _activation(layers: Sequence[Any], previous: Any, shape: tuple[int, int]) -> Layer:
+    """Return another layer of all seeds as one function, which calls one after the other if it must.
+
+    :param layers: The layer of every seed.
+    :param previous: The layer before it.
+    :param shape: K, with what fills up, and n_envs.
+    """
+    n_rows, n_envs = shape
 
     def one_by_one(x: Tensor) -> Tensor:
-        results = [layer(part) for layer, part in zip(own, x.unbind(), strict=False)]
-        return th.stack(filled(results, len(layers)))
+        results = [layer(part) for layer, part in zip(layers, x.unbind(), strict=False)]
+        return th.stack(filled(results, n_rows))
 
-    if any(type(layer) not in _ELEMENTWISE or _has_hooks(layer) for layer in own):
+    if not _is_linear([previous]) or any(type(layer) not in _ELEMENTWISE or _has_hooks(layer) for layer in layers):
         return one_by_one
-    at_once: Layer = own[0]
-    return lambda x: at_once(x) if x[0].numel() % _STRIDE == 0 and x.numel() < _ONE_LOOP else one_by_one(x)
+    own_numbers = n_envs * previous.out_features
+    if own_numbers % _STRIDE or n_rows * own_numbers >= _ONE_LOOP:
+        return one_by_one
+    return _IN_PLACE.get(type(layers[0]), layers[0])  # what a product returned is nobody else's
+
+
+def _combination(actors: Sequence[LeanActor], shape: tuple[int, int]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function that makes actions of the last layer's output and noise, of all seeds."""
+    combine, distribution = actors[0].combine, actors[0].policy.action_dist
+    if combine is th.add or type(distribution) in _SIMPLE:
+        return combine
+    n_rows, n_envs = shape
+    size = actors[0].noise.shape[2]
+    whole = _STRIDE // math.gcd(size, _STRIDE)
+    n_padded = -(-n_envs // whole) * whole  # environments whose numbers fill whole vectors
+    if type(distribution) is not ProjectedGaussianDistribution or distribution.covariance != "diag":
+        n_padded = _ONE_LOOP
+
+    def one_by_one(x: Tensor, noise: Tensor) -> Tensor:
+        own = zip(actors, x.unbind(), noise.unbind(), strict=False)  # not of the copies that fill up
+        return th.stack([actor.combine(parameters, part) for actor, parameters, part in own])
+
+    if n_rows * n_padded * size >= _ONE_LOOP:
+        return one_by_one
+    all_parameters, all_noise = (th.zeros(n_rows, n_padded, n * size, device=actors[0].device) for n in (2, 1))
+    own_parameters, own_noise = all_parameters[:, :n_envs], all_noise[:, :n_envs]
+
+    def padded(x: Tensor, noise: Tensor) -> Tensor:
+        own_parameters.copy_(x)
+        own_noise.copy_(noise)
+        return combine(all_parameters, all_noise)[:, :n_envs]
+
+    return padded
 
 
 def _is_linear(layers: Sequence[Any]) -> bool:
@@ -122,7 +162,3 @@ def _is_linear(layers: Sequence[Any]) -> bool:
 
 def _has_hooks(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
-
-
-def _combines_anywhere(actor: LeanActor) -> bool:
-    return actor.combine is th.add or type(actor.policy.action_dist) in _SIMPLE
