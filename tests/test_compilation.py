@@ -40,6 +40,7 @@ def test_every_call_returns_what_the_function_returns():
     assert call(compiled, varying, fixed) == pytest.approx(call(function, varying, fixed))
 
 
+@pytest.mark.traced
 def test_settings_are_looked_at_again_with_other_fixed_tensors():
     setting = Doubler()
     function = make(setting)
@@ -64,6 +65,7 @@ def test_what_does_not_change_is_returned_as_it_is():
         assert th.equal(new[0], th.ones(2))
 
 
+@pytest.mark.traced
 def test_forgetting_lets_tensors_go():
     compiled, fixed = Compiled(make(Doubler())), (th.arange(4.0),)
     varying = (th.ones(()), th.tensor([1, 2]))

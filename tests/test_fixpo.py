@@ -72,6 +72,7 @@ def test_no_state_ever_moves_further_than_the_bound(space, direction, monkeypatc
         assert log["fixpo/kl_max"] == pytest.approx(largest, rel=1e-2, abs=1e-5)
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("space", ACTION_SPACES)
 def test_no_state_ever_moves_further_than_the_bound_compiled(space, monkeypatch):
     """Where compiled code looks first, and a chunk of the fixup phase is smaller than the others."""

@@ -192,10 +192,10 @@ def test_seeds_side_by_side_have_the_rows_of_seeds_alone(undisturbed, tmp_path):
 # --- interruptions ---
 
 
-def start(folder: Path, *flags: str) -> subprocess.Popen:
+def start(folder: Path, jobs: int) -> subprocess.Popen:
     """Start the command in a process group of its own, as a terminal does."""
     return subprocess.Popen(
-        [*COMMAND, "--out", "out", "--jobs", "2", "--no-seed-batch", *flags],
+        [*COMMAND, "--out", "out", "--jobs", str(jobs), "--no-seed-batch"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -205,9 +205,9 @@ def start(folder: Path, *flags: str) -> subprocess.Popen:
     )
 
 
-def interrupt(folder: Path, number: signal.Signals) -> tuple[int, str]:
+def interrupt(folder: Path, number: signal.Signals, jobs: int) -> tuple[int, str]:
     """Start a study, send a signal when its first run has finished, and return its exit status and last words."""
-    process = start(folder)
+    process = start(folder, jobs)
     for line in process.stdout:
         if line.startswith("["):
             break
@@ -221,10 +221,10 @@ def modified(study: Study) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for run in study.finished for path in study.store.path(run).iterdir()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_study_goes_on(undisturbed, tmp_path, number):
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGKILL, 1), (signal.SIGINT, 2)])
+def test_an_interrupted_study_goes_on(undisturbed, tmp_path, number, jobs):
     study = load(tmp_path)
-    code, printed = interrupt(tmp_path, number)
+    code, printed = interrupt(tmp_path, number, jobs)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     before = modified(study)
     assert 1 <= len(study.finished) < len(study.runs)
@@ -246,10 +246,11 @@ def is_of(row: dict[str, str], runs: list) -> bool:
 def test_the_workers_of_a_killed_study_end(tmp_path):
     """They would train on for hours otherwise."""
     load(tmp_path, SMALL.replace("n_timesteps: 512", "n_timesteps: 1000000"))
-    process = start(tmp_path)
+    process = start(tmp_path, jobs=2)
     status = tmp_path / "out" / ".running"
     while not (status.is_dir() and len(list(status.iterdir())) == 2):
         assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
     process.kill()
     process.communicate(timeout=300)
     deadline = time.monotonic() + 120
