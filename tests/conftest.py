@@ -32,6 +32,14 @@ def _traced(request, monkeypatch):
     monkeypatch.setattr(Compiled, "_backend", backend)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _folder_of_sb3(tmp_path_factory):
+    """SB3 makes a folder for every training that names none; here, one for all of them, which pytest removes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Every test draws the same random numbers, whichever ran before it."""
