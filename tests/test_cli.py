@@ -233,11 +233,8 @@ def test_an_interrupt_before_training_ends_quietly(run, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
 def test_whoever_reads_the_output_may_stop_early(tmp_path):
-    (tmp_path / "many.yml").write_text("tasks: [Pendulum-v1]\nseeds: 3\nmethods: {A: {algo: ppo}}\n")
-    code = "import sys; from sb3_trl.zoo.cli import main; sys.argv[1:] = ['study', 'many.yml', '--dry-run']; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "sb3_trl.zoo.cli", "reproduce", "--list"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("", 1)
 

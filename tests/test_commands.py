@@ -168,10 +168,10 @@ def test_record_video_of_a_mujoco_task(tmp_path, monkeypatch):
     small = "-params n_steps:64 batch_size:32 n_epochs:1 n_critic_epochs:1"
     monkeypatch.chdir(tmp_path)
     call(f"train --algo trpl --env Ant-v5 -n 64 --eval-freq -1 --device cpu {small}")
-    call_elsewhere("record-video --algo trpl --env Ant-v5 -f logs -n 20", tmp_path, MUJOCO_GL="egl")
+    call_elsewhere("record-video --algo trpl --env Ant-v5 -f logs -n 8", tmp_path, MUJOCO_GL="egl")
     (path,) = tmp_path.rglob("*.mp4")
     pictures = frames(path)
-    assert 20 <= len(pictures) <= 22
+    assert 8 <= len(pictures) <= 10
     assert pictures[0].std() > 10, "not a black picture"
     assert np.abs(np.diff(pictures.astype(float), axis=0)).max() > 50, "the ant moves"
 
