@@ -59,10 +59,10 @@ def test_a_search_from_its_first_trial_to_training_with_its_best(run, quick, tmp
     assert run(f"{search} --n-trials 1")[0] == 0
     assert len(load(tmp_path, storage).trials) == 1
 
-    worker = start(tmp_path, f"{search} --n-trials 2")
-    code, printed, _ = run(f"{search} --n-trials 2")
-    assert code == 0
-    printed_by_worker, _ = worker.communicate(timeout=300)
+    with start(tmp_path, f"{search} --n-trials 2") as worker:
+        code, printed, _ = run(f"{search} --n-trials 2")
+        assert code == 0
+        printed_by_worker, _ = worker.communicate(timeout=300)
     assert worker.returncode == 0, printed_by_worker
     study = load(tmp_path, storage)
     assert [trial.number for trial in study.trials] == list(range(5)), "one study, resumed and shared"
