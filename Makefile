@@ -1,5 +1,6 @@
 # make train   set up .venv and train TRPL on HalfCheetah for a few minutes
 # make test    set up .venv and run every test
+# make compiled   the tests of compiled code once more, as C++: `make test` only traces most of it
 # make smoke   install the wheel somewhere else and use it, as a new user does
 # make reproduce   every table and figure of the papers at the scale smoke, and a look at what comes out
 #
@@ -22,11 +23,12 @@ BENCHMARKS := $(addprefix benchmarks/,projections.py training.py scaling.py)
 # More threads than one cost time with networks of this size, and a lot of it when cores are shared.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup train test smoke reproduce check format docs bench clean
+.PHONY: help setup train test compiled smoke reproduce check format docs bench clean
 
 help:
 	@echo "make train   train TRPL on $(ENV) ($(TIMESTEPS) steps; TIMESTEPS=… ENV=…)"
 	@echo "make test    run every test ($(WORKERS) at a time; WORKERS=…)"
+	@echo "make compiled   the tests of compiled code once more, with the C++ that users run"
 	@echo "make smoke   install the wheel in a fresh environment; train, tune, film and plot with it"
 	@echo "make reproduce   every table and figure of the papers, small, and a check of them"
 	@echo "make check   ruff and mypy"
@@ -62,7 +64,10 @@ reproduce: $(INSTALLED)
 	$(BIN)/python tests/reproduction/check.py reproduction/smoke
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+compiled: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m traced --inductor
 
 check: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)

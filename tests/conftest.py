@@ -6,6 +6,40 @@ import torch as th
 th.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--inductor", action="store_true", help="compile to C++ where tests marked `traced` only trace")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "traced: compiled functions run the graphs that were traced, unless --inductor")
+
+
+@pytest.fixture(autouse=True)
+def _traced(request, monkeypatch):
+    """C++ for one graph takes seconds. What differs from one function to the next is how it is traced."""
+    if request.node.get_closest_marker("traced") is None or request.config.getoption("--inductor"):
+        return
+    from sb3_trl.compilation import Compiled
+
+    def backend(compiled, graph, examples):
+        def run(*arguments):
+            compiled._code, compiled._arguments = graph.forward, arguments
+            compiled._results = graph.forward(*arguments)
+            return compiled._results
+
+        return run
+
+    monkeypatch.setattr(Compiled, "_backend", backend)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _folder_of_sb3(tmp_path_factory):
+    """SB3 makes a folder for every training that names none; here, one for all of them, which pytest removes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Every test draws the same random numbers, whichever ran before it."""
@@ -21,8 +55,8 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rl_zoo3_train, "ExperimentManager", rl_zoo3_train.ExperimentManager)
 
-    def call(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sb3-trl", *line.split()])
+    def call(line: str | list[str]) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sb3-trl", *(line.split() if isinstance(line, str) else line)])
         code = 0
         try:
             cli.main()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import TRPO
@@ -241,6 +243,21 @@ def gaussian(model: TRPL, observations: Any) -> Gaussian:
 def distances(projection: Projection, p: Gaussian, q: Gaussian) -> tuple[th.Tensor, th.Tensor]:
     mean, cov = projection.distance(p, q)
     return mean, cov.expand_as(mean)
+
+
+def call(line: str, folder: Path | None = None) -> None:
+    """Run ``sb3-trl`` in this process, in a folder."""
+    import rl_zoo3.train
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    from sb3_trl.zoo import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder or Path.cwd())
+        patch.setattr(sys, "argv", ["sb3-trl", *line.split()])
+        patch.setattr(sys, "orig_argv", [sys.executable, *sys.argv])
+        patch.setattr(rl_zoo3.train, "ExperimentManager", ExperimentManager)
+        cli.main()
 
 
 def event_file(folder: Path) -> EventAccumulator:

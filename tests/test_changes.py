@@ -303,6 +303,7 @@ def test_what_is_frozen_does_not_move_by_a_bit(cls):
     assert not moved(3, "")
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("cls", [TRPL, LeanPPO])
 def test_freezing_and_unfreezing_compiled(cls):
     """As without compilation."""
@@ -471,6 +472,7 @@ def change_scalars(model, n: int) -> None:
             setattr(model, name, value)
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(
     ("cls", "kwargs"),
     [
@@ -523,6 +525,7 @@ def test_scalars_have_an_effect_when_they_are_changed(cls):
             assert not all_equal(expected, trained(name)), name
 
 
+@pytest.mark.traced
 SCALARS = {
     "ent_coef": 0.5,
     "vf_coef": 2.0,
@@ -537,8 +540,6 @@ SCALARS = {
     "cov_bound": 1e-7,
     "critic_learning_rate": 1e-6,
 }
-
-
 def test_another_optimizer_is_used_from_the_next_update_on():
     """A callback may start with new moments, or another class."""
 
@@ -549,11 +550,10 @@ def test_another_optimizer_is_used_from_the_next_update_on():
         if n == 2:
             policy.optimizer = th.optim.SGD(policy.parameters(), lr=1e-3)
 
+@pytest.mark.traced
     models = [make(LeanPPO, compile=compile).learn(64 * 3, Calls(change)) for compile in (False, True)]
     for name, expected in parameters(models[0]).items():
         assert th.allclose(parameters(models[1])[name], expected, rtol=1e-3, atol=1e-5), name
-
-
 def test_a_compilation_that_fails_in_the_middle_goes_on_without(monkeypatch):
     """With one warning, and the parameters that steps without compilation give."""
     models = [make(TRPL, compile=compile).learn(64) for compile in (False, True)]
@@ -594,6 +594,7 @@ def saved(model):
     return type(model).load(file, env=model.env, device="cpu")
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_models_are_copied_at_any_time(cls):
     """Before training, in the middle of a rollout, and after compiled updates; the copy trains on as the model does."""
@@ -667,6 +668,7 @@ def test_seeds_act_with_their_policies_as_they_are(cls, contextual, when):
         batch.learn(128, callback)
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("cls", [TRPL, FixPO])
 def test_seeds_freeze_and_change_scalars_each_for_itself(cls):
     """Compiled as each alone without: frozen at different times, clipped and weighted by different numbers."""
@@ -678,6 +680,7 @@ def test_seeds_freeze_and_change_scalars_each_for_itself(cls):
 
         return Calls(change)
 
+@pytest.mark.traced
     kwargs = {"ent_coef": 1e-4, "max_grad_norm": 0.5, "learning_rate": 1e-3}
     kwargs |= {"n_critic_epochs": 0} if cls is TRPL else {}
     batch = batch_of(cls, (0, 1), compile=True, **kwargs).learn(64 * 3, callback)
@@ -686,8 +689,6 @@ def test_seeds_freeze_and_change_scalars_each_for_itself(cls):
         single = make(cls, vec_env(2), **(kwargs | {"seed": model.seed})).learn(64 * 3, callback(model))
         for name, expected in parameters(single).items():
             assert th.allclose(parameters(model)[name], expected, rtol=1e-3, atol=1e-4), name
-
-
 def test_seeds_go_on_without_a_compilation_that_fails(monkeypatch):
     """In the middle of an update: no step is lost, none is taken twice."""
     calls = []

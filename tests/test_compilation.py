@@ -42,6 +42,7 @@ def test_every_call_returns_what_the_function_returns():
     assert call(compiled, varying, fixed) == pytest.approx(call(function, varying, fixed))
 
 
+@pytest.mark.traced
 def test_settings_are_looked_at_again_with_other_fixed_tensors():
     setting = Doubler()
     function = make(setting)
@@ -66,6 +67,8 @@ def test_what_does_not_change_is_returned_as_it_is():
         assert th.equal(new[0], th.ones(2))
 
 
+@pytest.mark.traced
+@pytest.mark.traced
 def test_forgetting_lets_tensors_go():
     compiled, fixed = Compiled(make(Doubler())), (th.arange(4.0),)
     varying = (th.ones(()), th.tensor([1, 2]))
@@ -73,8 +76,6 @@ def test_forgetting_lets_tensors_go():
     compiled.forget()
     assert not compiled._arguments
     assert call(compiled, varying, fixed) == before
-
-
 def test_modules_with_several_names_and_weights_in_several_modules():
     """A shared module is left as it was, and a tied weight is exchanged wherever it is."""
     shared, other = nn.Linear(3, 3), nn.Linear(3, 3)
@@ -100,6 +101,7 @@ def test_modules_with_several_names_and_weights_in_several_modules():
         ]
         return (), {"value": value} | gradient
 
+@pytest.mark.traced
     before = [p.detach().clone() for p in module.parameters()]
     fixed = tuple(2 * p for p in before)
     plain, compiled = function((x,), fixed)[1], Compiled(function)((x,), fixed)[1]
@@ -112,8 +114,6 @@ def test_modules_with_several_names_and_weights_in_several_modules():
         assert th.allclose(result["value"], expected, rtol=1e-4)
         assert all(th.allclose(result[name], g, rtol=1e-4) for name, g in zip(names, gradients, strict=True))
     assert all(type(p) is nn.Parameter for p in module.parameters())
-
-
 def test_distributions_are_validated_as_before():
     """Torch, left to itself, ends that for everybody with the first compilation of a process."""
     torch_patches = th._dynamo.eval_frame.TorchPatcher.patch

@@ -218,15 +218,12 @@ def test_the_lifted_space():
 # --- the RL Zoo ---
 
 
-def test_the_zoo_trains_on_it_with_the_wrapper(tmp_path):
-    pytest.importorskip("rl_zoo3")
+def test_the_zoo_trains_on_it_with_the_wrapper(tmp_path, run):
     (tmp_path / "raw.yml").write_text(
         f"{IDS[0]}:\n  env_wrapper: sb3_trl.envs.UnboundedActions\n  policy: MlpPolicy\n  n_timesteps: 64\n"
         "  n_steps: 64\n  batch_size: 32\n  n_epochs: 1\n  n_critic_epochs: 1\n"
     )
-    command = [sys.executable, "-m", "sb3_trl.zoo.cli", "train", "--algo", "trpl", "--env", IDS[0]]
-    options = ["--conf-file", "raw.yml", "-f", "logs", "--eval-freq", "-1", "--device", "cpu"]
-    result = subprocess.run(command + options, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    code, out, error = run(f"train --algo trpl --env {IDS[0]} --conf-file raw.yml -f logs --eval-freq -1 --device cpu")
+    assert code == 0, out + error
     (saved,) = Path(tmp_path).rglob("sb3_trl-ReacherSparse5-v0.zip")
     assert TRPL.load(saved, device="cpu").action_space.high[0] > 1

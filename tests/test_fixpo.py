@@ -72,6 +72,7 @@ def test_no_state_ever_moves_further_than_the_bound(space, direction, monkeypatc
         assert log["fixpo/kl_max"] == pytest.approx(largest, rel=1e-2, abs=1e-5)
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("space", ACTION_SPACES)
 def test_no_state_ever_moves_further_than_the_bound_compiled(space, monkeypatch):
     """Where compiled code looks first, and a chunk of the fixup phase is smaller than the others."""
@@ -88,7 +89,7 @@ def test_no_state_ever_moves_further_than_the_bound_compiled(space, monkeypatch)
 
 @pytest.mark.parametrize("kwargs", [{"use_sde": True}, {"policy_kwargs": {"share_features_extractor": False}}])
 def test_gsde_and_separate_extractors(kwargs, monkeypatch):
-    model = make_fixpo(learning_rate=1e-2, kl_bound=0.05, **kwargs)
+    model = make_fixpo(n_steps=64, learning_rate=1e-2, kl_bound=0.05, **kwargs)
     witness = Witness(model, monkeypatch)
     logs_of(model, 3)
     assert 0 < max(witness.largest) <= 0.05 * (1 + 1e-3)

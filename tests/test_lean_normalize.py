@@ -91,11 +91,11 @@ def are_same(lean: VecNormalize, usual: VecNormalize, n_steps: int) -> None:
         assert same(state(lean), state(usual))
 
 
-@pytest.mark.parametrize(("n_envs", "n_steps"), [(1, 4000), (2, 3000), (8, 2000), (64, 1000)])
+@pytest.mark.parametrize(("n_envs", "n_steps"), [(1, 1000), (2, 700), (8, 400), (64, 150)])
 @pytest.mark.parametrize("space", BOXES)
 def test_statistics_observations_rewards_and_infos(space, n_envs, n_steps):
     """Bit for bit, in every step, over many episodes."""
-    are_same(*(walks(BOXES[space], n_envs, gamma=0.97) for _ in range(2)), n_steps if "float" in space else 300)
+    are_same(*(walks(BOXES[space], n_envs, gamma=0.97) for _ in range(2)), n_steps if "float" in space else 150)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])

@@ -109,6 +109,7 @@ def test_updates_are_those_of_sb3(same_minibatches, space, kwargs):
     updates_side_by_side(lean, usual)
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(
     ("space", "kwargs"),
     [
@@ -169,6 +170,7 @@ def test_what_cannot_be_compiled_is_still_right(same_minibatches, kwargs):
         assert lean._n_updates < 9, "stopped early"
 
 
+@pytest.mark.traced
 def test_a_target_kl_between_two_trainings(same_minibatches):
     """The compiled step leaves parameters and moments where SB3's find them."""
     lean, usual = make(compile=True, batch_size=40), make(PPO, batch_size=40)
@@ -282,6 +284,7 @@ def normalized(seed: int) -> VecNormalize:
     return VecNormalize(make_vec_env(lambda: PointEnv(length=7), 2, seed=seed))
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(
     ("env", "kwargs", "compile"),
     [

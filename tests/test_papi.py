@@ -1,8 +1,6 @@
 """PAPI: the bound after every update, what the projection leaves alone, saving, learning, errors."""
 
 import copy
-import subprocess
-import sys
 
 import gymnasium as gym
 import numpy as np
@@ -93,10 +91,10 @@ def logs_of(model: PAPI, updates: int) -> list[dict]:
 @pytest.mark.parametrize("learning_rate", [3e-4, 3e-3, 1e-1])
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_mean_divergence_never_exceeds_the_bound(name, learning_rate, monkeypatch):
-    """Over many updates, and with a learning rate hundreds of times too high."""
+    """Over several updates, and with a learning rate hundreds of times too high."""
     witness = Witness(monkeypatch)
     model = make_papi(env_for(name), learning_rate=learning_rate, **POLICIES[name])
-    logs = logs_of(model, 4 if name == "images" else 20)
+    logs = logs_of(model, 4 if name == "images" else 8)
     assert max(witness.means) <= 0.015
     assert max(witness.means) > 0
     for log, mean, unprojected in zip(logs, witness.means, witness.unprojected, strict=True):
@@ -235,6 +233,7 @@ def test_every_argument_changes_the_update():
     assert all_equal(default, after(clip_range=lambda _: 0.2))
 
 
+@pytest.mark.traced
 def test_a_compiled_step_makes_the_same_update():
     logs, policies = [], []
     for compiled in (False, True):
@@ -242,6 +241,7 @@ def test_a_compiled_step_makes_the_same_update():
         logs.append(logs_of(model, 2)[-1])
         policies.append(parameters(model))
     assert model._compiled_steps.keys() == {"actor", "critic"}
+    assert all(step.is_compiled for step in model._compiled_steps.values())
     for key in policies[0]:
         th.testing.assert_close(policies[0][key], policies[1][key], rtol=1e-3, atol=1e-5)
     assert logs[1]["trust_region/kl_mean"] == pytest.approx(logs[0]["trust_region/kl_mean"], rel=1e-2)
@@ -292,20 +292,6 @@ def test_training_goes_on_as_if_it_had_never_stopped(tmp_path, name):
         assert not all_equal(before, parameters(model))
         assert log["train/learning_rate"] == other["train/learning_rate"] <= 0.7 * 3e-2
     assert loaded._n_updates == model._n_updates
-
-
-def test_another_process_can_load(tmp_path):
-    model = make_papi(clip_range=lambda progress: 0.2 * progress, learning_rate="lin_1e-3")
-    model.learn(64)
-    model.save(tmp_path / "model")
-    script = (
-        "import sys, numpy, torch; torch.set_num_threads(1); from sb3_trl import PAPI; "
-        "model = PAPI.load(sys.argv[1], device='cpu', kl_bound=0.5); assert model.kl_bound == 0.5; "
-        "print(model.predict(numpy.ones(3, 'f'), deterministic=True)[0].tolist())"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "model")]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == str(model.predict(np.ones(3, np.float32), deterministic=True)[0].tolist())
 
 
 def test_copies_are_independent():

@@ -7,8 +7,6 @@ stand, with flags added that make them short.
 import inspect
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,15 +76,12 @@ def shortened(command: str) -> list[str]:
     return words
 
 
-def test_commands(tmp_path, monkeypatch):
-    pytest.importorskip("rl_zoo3")
-    monkeypatch.setenv("MPLBACKEND", "agg")
+def test_commands(run):
     for command in COMMANDS:  # in one folder, one after the other: the second plays what the first has trained
         program, *words = shortened(command)
         assert program == "sb3-trl"
-        words = [sys.executable, "-m", "sb3_trl.zoo.cli", *words]
-        result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
+        code, printed, error = run(words)
+        assert code == 0, f"{command}\n{printed}{error}"
 
 
 ZOO_PAGE = (ROOT / "docs" / "rl_zoo.md").read_text()

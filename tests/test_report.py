@@ -1,8 +1,7 @@
 """``sb3-trl report``: what stands on the page of a study's results."""
 
 import re
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,17 @@ import pytest
 pytest.importorskip("rliable")
 
 from sb3_trl.study.report import read_results, report, returns_table, seeds_table
-from sb3_trl.study.statistics import final_evaluations
+from sb3_trl.study.statistics import final_evaluations, interquartile_mean
 from sb3_trl.study.store import VERSIONS
 
 TASKS = {"Hopper-v5": 1000.0, "Ant-v5": 500.0}
 VARIANTS = {"weak": 0.5, "reference": 1.0, "strong": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    """Intervals come from a hundred draws of the bootstrap, not from thousands."""
+    monkeypatch.setattr("sb3_trl.study.item.interquartile_mean", partial(interquartile_mean, repetitions=100))
 
 
 @pytest.fixture
@@ -146,12 +151,11 @@ def test_a_file_of_something_else(tmp_path):
         read_results([tmp_path / "x.csv"])
 
 
-def test_the_command(table, tmp_path):
+def test_the_command(table, tmp_path, run):
     table.to_csv(tmp_path / "results.csv", index=False)
-    command = [sys.executable, "-m", "sb3_trl.zoo.cli", "report", str(tmp_path), "--reference"]
-    done = subprocess.run([*command, "weak", "--last", "3"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(tmp_path / "report.md")
+    code, out, _ = run(f"report {tmp_path} --reference weak --last 3")
+    assert (code, out.strip()) == (0, str(tmp_path / "report.md"))
     assert cells_of_scores((tmp_path / "report.md").read_text())["weak"].startswith("1.00 (")
-    failed = subprocess.run([*command, "best"], capture_output=True, text=True, check=False)
-    assert failed.returncode == 2
-    assert failed.stderr.startswith("sb3-trl report: error: There is no variant 'best'")
+    code, _, error = run(f"report {tmp_path} --reference best")
+    assert code == 2
+    assert error.startswith("sb3-trl report: error: There is no variant 'best'")

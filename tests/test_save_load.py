@@ -22,7 +22,7 @@ from support import (
     vec_env,
 )
 
-from sb3_trl import TRPL, StateBound
+from sb3_trl import PAPI, TRPL, StateBound
 from sb3_trl.projections import WassersteinProjection
 
 FULL = {"covariance": "full", "contextual_std": True}
@@ -177,23 +177,27 @@ def test_predictions_are_restored_without_an_environment(tmp_path):
 
 
 def test_another_process_can_load(tmp_path):
-    model = make_model(
+    """Functions of this module come along, arguments are replaced, and the actions are the same."""
+    trpl = make_model(
         mean_bound=StateBound(lambda obs: 0.03 + 0 * obs[:, 0]),
         projection=WassersteinProjection(),
         learning_rate=lambda p: 1e-3 * p,
         policy_kwargs=FULL,
     )
-    model.learn(64)
-    model.save(tmp_path / "model")
+    small = {"n_steps": 64, "batch_size": 32, "seed": 0, "device": "cpu"}
+    papi = PAPI("MlpPolicy", PointEnv(), clip_range=lambda p: 0.2 * p, learning_rate="lin_1e-3", **small)
+    for model in (trpl, papi):
+        model.learn(64).save(tmp_path / type(model).__name__)
     script = (
-        "import sys, numpy, torch; torch.set_num_threads(1); from sb3_trl import TRPL; "
-        "model = TRPL.load(sys.argv[1], device='cpu'); "
-        "print(model.predict(numpy.ones(3, 'f'), deterministic=True)[0].tolist())"
+        "import sys, numpy, torch; torch.set_num_threads(1); from sb3_trl import PAPI, TRPL\n"
+        "trpl = TRPL.load(sys.argv[1] + '/TRPL', device='cpu')\n"
+        "papi = PAPI.load(sys.argv[1] + '/PAPI', device='cpu', kl_bound=0.5); assert papi.kl_bound == 0.5\n"
+        "for model in (trpl, papi): print(model.predict(numpy.ones(3, 'f'), deterministic=True)[0].tolist())"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "model")]
+    command = [sys.executable, "-c", script, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    expected = model.predict(np.ones(3, np.float32), deterministic=True)[0].tolist()
-    assert result.stdout.strip() == str(expected)
+    expected = [model.predict(np.ones(3, np.float32), deterministic=True)[0].tolist() for model in (trpl, papi)]
+    assert result.stdout.splitlines() == [str(actions) for actions in expected]
 
 
 @pytest.mark.parametrize(

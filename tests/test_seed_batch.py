@@ -113,6 +113,7 @@ def test_a_seed_learns_the_same_in_any_batch(algorithm, env, compile, kwargs):
     assert all_equal(expected, learned(SEEDS[:1]))
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(("algorithm", "kwargs"), [(TRPL, TRPL_OPTIONS), (FixPO, FIXPO_OPTIONS)])
 def test_compiled(algorithm, kwargs):
     """Each kind of step is compiled once for each size of minibatch, in the first update."""

@@ -192,22 +192,32 @@ def test_seeds_side_by_side_have_the_rows_of_seeds_alone(undisturbed, tmp_path):
 # --- interruptions ---
 
 
-def start(folder: Path, *flags: str) -> subprocess.Popen:
-    """Start the command in a process group of its own, as a terminal does."""
-    return subprocess.Popen(
-        [*COMMAND, "--out", "out", "--jobs", "2", "--no-seed-batch", *flags],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
-    )
+@pytest.fixture
+def start(tmp_path):
+    """Start the command in a process group of its own, as a terminal does; nothing of it outlives the test."""
+    started = []
+
+    def call(jobs: int) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [*COMMAND, "--out", "out", "--jobs", str(jobs), "--no-seed-batch"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        if exists(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def interrupt(folder: Path, number: signal.Signals) -> tuple[int, str]:
-    """Start a study, send a signal when its first run has finished, and return its exit status and last words."""
-    process = start(folder)
+def interrupt(process: subprocess.Popen, number: signal.Signals) -> tuple[int, str]:
+    """Send a signal when the first run has finished, and return the exit status and the last words."""
     for line in process.stdout:
         if line.startswith("["):
             break
@@ -221,10 +231,10 @@ def modified(study: Study) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for run in study.finished for path in study.store.path(run).iterdir()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_study_goes_on(undisturbed, tmp_path, number):
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGKILL, 1), (signal.SIGINT, 2)], ids=["killed", "Ctrl-C"])
+def test_an_interrupted_study_goes_on(undisturbed, tmp_path, start, number, jobs):
     study = load(tmp_path)
-    code, printed = interrupt(tmp_path, number)
+    code, printed = interrupt(start(jobs), number)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     before = modified(study)
     assert 1 <= len(study.finished) < len(study.runs)
@@ -243,13 +253,14 @@ def is_of(row: dict[str, str], runs: list) -> bool:
     return any((run.variant, run.task, str(run.seed)) == (row["variant"], row["task"], row["seed"]) for run in runs)
 
 
-def test_the_workers_of_a_killed_study_end(tmp_path):
+def test_the_workers_of_a_killed_study_end(tmp_path, start):
     """They would train on for hours otherwise."""
     load(tmp_path, SMALL.replace("n_timesteps: 512", "n_timesteps: 1000000"))
-    process = start(tmp_path)
+    process = start(jobs=2)
     status = tmp_path / "out" / ".running"
     while not (status.is_dir() and len(list(status.iterdir())) == 2):
         assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
     process.kill()
     process.communicate(timeout=300)
     deadline = time.monotonic() + 120

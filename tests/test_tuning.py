@@ -37,14 +37,11 @@ def quick(monkeypatch):
 
 
 def start(folder, line: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", QUICK, *line.split()]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen) -> str:
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    return printed
+    """Start the command in a process of its own, and return it when it begins to work."""
+    command = [sys.executable, "-u", "-c", QUICK, *line.split()]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout.readline()
+    return process
 
 
 def load(folder, storage: str) -> optuna.Study:
@@ -62,13 +59,17 @@ def test_a_search_from_its_first_trial_to_training_with_its_best(run, quick, tmp
     assert run(f"{search} --n-trials 1")[0] == 0
     assert len(load(tmp_path, storage).trials) == 1
 
-    workers = [start(tmp_path, f"{search} --n-trials 2") for _ in range(2)]
-    printed = [finish(worker) for worker in workers]
+    with start(tmp_path, f"{search} --n-trials 2") as worker:
+        code, printed, _ = run(f"{search} --n-trials 2")
+        assert code == 0
+        printed_by_worker, _ = worker.communicate(timeout=300)
+    assert worker.returncode == 0, printed_by_worker
     study = load(tmp_path, storage)
     assert [trial.number for trial in study.trials] == list(range(5)), "one study, resumed and shared"
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.trials)
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 5
-    assert "Best trial:" in printed[0]
+    assert "Best trial:" in printed
+    assert "Best trial:" in printed_by_worker
     reports = list((tmp_path / "logs" / algo).glob("report_*.csv"))
     assert max(len(pd.read_csv(report)) for report in reports) == 5
 

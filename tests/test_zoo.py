@@ -1,8 +1,7 @@
 import argparse
+import contextlib
 import inspect
-import os
-import subprocess
-import sys
+import io
 from importlib.metadata import entry_points
 
 import gymnasium as gym
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from support import event_file
+from support import call, event_file
 
 from sb3_trl import TRPL
 
@@ -155,24 +154,22 @@ RUN = {"n_envs": 2, "n_steps": 512, "n_epochs": 2, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A short training run in a folder of its own."""
-    folder = tmp_path_factory.mktemp("zoo")
+def trained(tmp_path_factory):
+    """The folder of a short training run, and what it printed."""
+    folder, printed = tmp_path_factory.mktemp("zoo"), io.StringIO()
     command = "train --algo trpl --env Pendulum-v1 -n 2048 --seed 3 --eval-freq 1000 --eval-episodes 1 --save-freq 1024"
     command += " --tensorboard-log runs --num-threads 1 --device cpu -params"
-    settings = [f"{key}:{value}" for key, value in RUN.items()]
-    command = [sys.executable, "-m", "sb3_trl.zoo.cli", *command.split(), *settings]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ))
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder, result.stdout
+    with contextlib.redirect_stdout(printed):
+        call(" ".join([command, *(f"{key}:{value}" for key, value in RUN.items())]), folder)
+    return folder, printed.getvalue()
 
 
 def files(folder) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_file_of_a_run(run):
-    folder, _ = run
+def test_every_file_of_a_run(trained):
+    folder, _ = trained
     expected = {
         "Pendulum-v1.zip",
         "best_model.zip",
@@ -188,24 +185,25 @@ def test_every_file_of_a_run(run):
 
 
 @pytest.mark.parametrize("name", ["Pendulum-v1", "best_model", "rl_model_1024_steps"])
-def test_the_models_of_a_run(run, name):
-    model = TRPL.load(run[0] / "logs" / "trpl" / "Pendulum-v1_1" / f"{name}.zip", device="cpu")
+def test_the_models_of_a_run(trained, name):
+    model = TRPL.load(trained[0] / "logs" / "trpl" / "Pendulum-v1_1" / f"{name}.zip", device="cpu")
     assert 1000 <= model.num_timesteps <= 2048
     assert (model.n_steps, model.n_epochs, model.seed) == (512, 2, 3)
     assert model.predict(np.zeros(3, np.float32), deterministic=True)[0].shape == (1,)
 
 
-def test_the_final_model_is_the_last_checkpoint_plus_its_update(run):
+def test_the_final_model_is_the_last_checkpoint_plus_its_update(trained):
     names = ("Pendulum-v1.zip", "rl_model_2048_steps.zip")
-    final, checkpoint = (TRPL.load(run[0] / "logs" / "trpl" / "Pendulum-v1_1" / name, device="cpu") for name in names)
+    logs = trained[0] / "logs" / "trpl" / "Pendulum-v1_1"
+    final, checkpoint = (TRPL.load(logs / name, device="cpu") for name in names)
     assert final.num_timesteps == checkpoint.num_timesteps == 2048
     assert final._n_updates == checkpoint._n_updates + 2
     observation = th.zeros(1, 3)
     assert not th.equal(final.policy.gaussian(observation).mean, checkpoint.policy.gaussian(observation).mean)
 
 
-def test_the_settings_of_a_run(run):
-    folder = run[0] / "logs" / "trpl" / "Pendulum-v1_1" / "Pendulum-v1"
+def test_the_settings_of_a_run(trained):
+    folder = trained[0] / "logs" / "trpl" / "Pendulum-v1_1" / "Pendulum-v1"
     config = dict(yaml.unsafe_load((folder / "config.yml").read_text()))
     entry = yaml.safe_load(hyperparameter_file("trpl").read_text())
     expected = entry.get("Pendulum-v1", entry["default"]) | RUN
@@ -214,8 +212,8 @@ def test_the_settings_of_a_run(run):
     assert "--algo trpl --env Pendulum-v1" in (folder / "command.txt").read_text()
 
 
-def test_the_statistics_of_a_run(run):
-    folder = run[0] / "logs" / "trpl" / "Pendulum-v1_1"
+def test_the_statistics_of_a_run(trained):
+    folder = trained[0] / "logs" / "trpl" / "Pendulum-v1_1"
     env = VecNormalize.load(folder / "Pendulum-v1" / "vecnormalize.pkl", DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
     assert env.obs_rms.count > 2048
     evaluations = np.load(folder / "evaluations.npz")
@@ -226,19 +224,19 @@ def test_the_statistics_of_a_run(run):
     assert len(monitor) == 2 + 1024 // 200
 
 
-def test_the_log_of_a_run(run):
-    folder, printed = run
+def test_the_log_of_a_run(trained):
+    folder, printed = trained
     events = event_file(folder / "runs" / "Pendulum-v1" / "TRPL_1")
     for key in ("trust_region/kl_mean", "train/value_loss", "eval/mean_reward", "rollout/ep_rew_mean"):
         assert len(events.Scalars(key)) >= 1
         assert key.partition("/")[2] in printed
 
 
-def test_the_environment_of_the_file_is_also_the_one_evaluated(tmp_path):
+def test_the_environment_of_the_file_is_also_the_one_evaluated(tmp_path, run, monkeypatch):
     """Ant's entry leaves the contact forces out of the observation; 27 numbers, in training and evaluation."""
-    small = ["n_steps:64", "batch_size:32", "n_epochs:1", "n_critic_epochs:1"]
-    command = [sys.executable, "-m", "sb3_trl.zoo.cli", "train", "--algo", "trpl", "--env", "Ant-v5", "-n", "64"]
-    options = ["--eval-freq", "32", "--eval-episodes", "1", "-f", str(tmp_path), "--device", "cpu", "-params", *small]
-    result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
+    monkeypatch.setattr(gym.spec("Ant-v5"), "max_episode_steps", 20)
+    small = "n_steps:64 batch_size:32 n_epochs:1 n_critic_epochs:1"
+    line = f"train --algo trpl --env Ant-v5 -n 64 --eval-freq 32 --eval-episodes 1 -f {tmp_path} --device cpu"
+    code, _, error = run(f"{line} -params {small}")
+    assert code == 0, error
     assert (tmp_path / "trpl" / "Ant-v5_1" / "evaluations.npz").is_file()
