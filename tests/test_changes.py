@@ -525,7 +525,6 @@ def test_scalars_have_an_effect_when_they_are_changed(cls):
             assert not all_equal(expected, trained(name)), name
 
 
-@pytest.mark.traced
 SCALARS = {
     "ent_coef": 0.5,
     "vf_coef": 2.0,
@@ -540,6 +539,9 @@ SCALARS = {
     "cov_bound": 1e-7,
     "critic_learning_rate": 1e-6,
 }
+
+
+@pytest.mark.traced
 def test_another_optimizer_is_used_from_the_next_update_on():
     """A callback may start with new moments, or another class."""
 
@@ -550,10 +552,12 @@ def test_another_optimizer_is_used_from_the_next_update_on():
         if n == 2:
             policy.optimizer = th.optim.SGD(policy.parameters(), lr=1e-3)
 
-@pytest.mark.traced
     models = [make(LeanPPO, compile=compile).learn(64 * 3, Calls(change)) for compile in (False, True)]
     for name, expected in parameters(models[0]).items():
         assert th.allclose(parameters(models[1])[name], expected, rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.traced
 def test_a_compilation_that_fails_in_the_middle_goes_on_without(monkeypatch):
     """With one warning, and the parameters that steps without compilation give."""
     models = [make(TRPL, compile=compile).learn(64) for compile in (False, True)]
@@ -680,7 +684,6 @@ def test_seeds_freeze_and_change_scalars_each_for_itself(cls):
 
         return Calls(change)
 
-@pytest.mark.traced
     kwargs = {"ent_coef": 1e-4, "max_grad_norm": 0.5, "learning_rate": 1e-3}
     kwargs |= {"n_critic_epochs": 0} if cls is TRPL else {}
     batch = batch_of(cls, (0, 1), compile=True, **kwargs).learn(64 * 3, callback)
@@ -689,6 +692,9 @@ def test_seeds_freeze_and_change_scalars_each_for_itself(cls):
         single = make(cls, vec_env(2), **(kwargs | {"seed": model.seed})).learn(64 * 3, callback(model))
         for name, expected in parameters(single).items():
             assert th.allclose(parameters(model)[name], expected, rtol=1e-3, atol=1e-4), name
+
+
+@pytest.mark.traced
 def test_seeds_go_on_without_a_compilation_that_fails(monkeypatch):
     """In the middle of an update: no step is lost, none is taken twice."""
     calls = []

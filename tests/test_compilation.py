@@ -68,7 +68,6 @@ def test_what_does_not_change_is_returned_as_it_is():
 
 
 @pytest.mark.traced
-@pytest.mark.traced
 def test_forgetting_lets_tensors_go():
     compiled, fixed = Compiled(make(Doubler())), (th.arange(4.0),)
     varying = (th.ones(()), th.tensor([1, 2]))
@@ -76,6 +75,9 @@ def test_forgetting_lets_tensors_go():
     compiled.forget()
     assert not compiled._arguments
     assert call(compiled, varying, fixed) == before
+
+
+@pytest.mark.traced
 def test_modules_with_several_names_and_weights_in_several_modules():
     """A shared module is left as it was, and a tied weight is exchanged wherever it is."""
     shared, other = nn.Linear(3, 3), nn.Linear(3, 3)
@@ -101,7 +103,6 @@ def test_modules_with_several_names_and_weights_in_several_modules():
         ]
         return (), {"value": value} | gradient
 
-@pytest.mark.traced
     before = [p.detach().clone() for p in module.parameters()]
     fixed = tuple(2 * p for p in before)
     plain, compiled = function((x,), fixed)[1], Compiled(function)((x,), fixed)[1]
@@ -114,6 +115,9 @@ def test_modules_with_several_names_and_weights_in_several_modules():
         assert th.allclose(result["value"], expected, rtol=1e-4)
         assert all(th.allclose(result[name], g, rtol=1e-4) for name, g in zip(names, gradients, strict=True))
     assert all(type(p) is nn.Parameter for p in module.parameters())
+
+
+@pytest.mark.traced
 def test_distributions_are_validated_as_before():
     """Torch, left to itself, ends that for everybody with the first compilation of a process."""
     torch_patches = th._dynamo.eval_frame.TorchPatcher.patch

@@ -39,7 +39,7 @@ def request(seed: int, size: int) -> Request:
     network = Network(size)
     data = table((th.randn(10, 3), th.randn(10, size)))
     optimizer = th.optim.Adam(network.parameters(), lr=1e-2)
-    return Request(RandomStream(th.device("cpu")), "step", loss, network, optimizer, data, 6, RunningMeans(), {})
+    return Request(RandomStream(th.device("cpu")), 0.5, "step", loss, network, optimizer, data, 6, RunningMeans(), {})
 
 
 def test_a_seeds_steps_do_not_depend_on_its_place_nor_on_the_others():
@@ -51,7 +51,7 @@ def test_a_seeds_steps_do_not_depend_on_its_place_nor_on_the_others():
         step.run(requests)
         return dict(requests[seeds.index(0)].forward.state_dict())
 
-    of_two, of_five = (JointStep(request(9, size), n, max_grad_norm=0.5, batch_size=10) for n in (2, 5))
+    of_two, of_five = (JointStep(request(9, size), n, batch_size=10) for n in (2, 5))
     expected = stepped(of_two, [0])
     assert not all_equal(expected, dict(request(0, size).forward.state_dict()))
     for step, seeds in [(of_two, [1, 0]), (of_five, [0, 1, 2, 3, 4]), (of_five, [1, 2, 0]), (of_five, [4, 3, 2, 1, 0])]:
