@@ -46,7 +46,8 @@ class Compiled:
         assert isinstance(function, FunctionType)
         code, closure = function.__code__.replace(), function.__closure__
         own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
-        self._checked = th.compile(own, fullgraph=True, dynamic=False, backend=self._backend)
+        with _validation_as_it_was():
+            self._checked = th.compile(own, fullgraph=True, dynamic=False, backend=self._backend)
         self._code: Callable[..., Sequence[Tensor]] | None = None
         self._arguments: Sequence[Any] = ()
         self._results: Sequence[Tensor] = ()

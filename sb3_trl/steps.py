@@ -200,7 +200,7 @@ class CompiledStep(EagerStep):
             self._variants[key] = Variant(Layout(named))
         self._variant, self._data = self._variants[key], data
         norm = None if limit is None else th.tensor(limit, dtype=th.float64, device=device)
-        self._fixed = (data.rows, data.shared, norm)
+        self._fixed = (data.rows, data.shared, norm, ())
 
     def _compiled(self, variant: Variant, data: Table) -> Compiled:
         if variant.function is None:
@@ -260,28 +260,31 @@ def pure_step(
     layout: Layout,
     build: Callable[[Sequence[Tensor], Sequence[Tensor]], Any],
     after: After,
+    frozen: Sequence[str] = (),
 ) -> Callable[[Varying, Any], Result]:
     """Return the step as a function of tensors alone: what varies and what is fixed → (new state, scalars).
 
     Step to step, the state varies, Adam's step sizes, and the numbers of the minibatch's rows, in this order. The
-    table's rows and shared tensors are fixed, and the gradient's largest norm, ``None`` for any.
+    table's rows and shared tensors are fixed, the gradient's largest norm, ``None`` for any, and the parameters that
+    are named in ``frozen``; others that are not trained are those of ``forward``.
     """
 
     network = pure_forward(forward)
 
-    def objective(parameters: dict[str, Tensor], minibatch: tuple[Any, ...]) -> Loss:
+    def objective(parameters: dict[str, Tensor], others: dict[str, Tensor], minibatch: tuple[Any, ...]) -> Loss:
         def call(*inputs: Any) -> Any:
-            return network(parameters, *inputs)
+            return network(parameters | others, *inputs)
 
         value, scalars = loss(call, *minibatch)
         return value, {key: scalar.detach() for key, scalar in scalars.items()}
 
-    def step(varying: Varying, fixed: tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]) -> Result:
-        (*tensors, sizes, index), (rows, shared, max_grad_norm) = varying, fixed
+    def step(varying: Varying, fixed: tuple[Any, ...]) -> Result:
+        (*tensors, sizes, index), (rows, shared, max_grad_norm, others) = varying, fixed
         state = State.of(tensors, len(layout.groups))
         minibatch = build([tensor[index] for tensor in rows], shared)
         parameters = layout.unflatten(state.parameters)
-        gradients, scalars = grad(objective, has_aux=True)(parameters, (*minibatch, *state.extra))
+        own = dict(zip(frozen, others, strict=True))
+        gradients, scalars = grad(objective, has_aux=True)(parameters, own, (*minibatch, *state.extra))
         if max_grad_norm is not None:
             gradients = clipped(gradients, max_grad_norm)
         new = adam(state, gradients, sizes, layout)._replace(extra=after(state.extra, scalars))

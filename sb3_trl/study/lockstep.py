@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -77,10 +77,12 @@ class JointStep:
         eager = first.step()
         minibatch = first.data.part(next(first.data.split(batch_size)))
         self.layout = Layout(trained_parameters(eager, minibatch))
-        step = pure_step(first.forward, first.loss, self.layout, first.data.build, eager.after)
-        in_dims = (0, (0, 0, None if first.max_grad_norm is None else 0))
-        # What trains nothing has nothing to compile.
-        self._function = Compiled(vmap(step, in_dims), _CPU_OPTIONS) if self.layout.named else None
+        self._frozen = [name for name, _ in first.forward.named_parameters() if name not in self.layout.named]
+        step = pure_step(first.forward, first.loss, self.layout, first.data.build, eager.after, self._frozen)
+        in_dims = (0, (0, 0, None if first.max_grad_norm is None else 0, 0))
+        # Nothing is trained, or layers keep statistics, which a mapped function cannot change.
+        is_apart = not self.layout.named or any(True for _ in first.forward.buffers())
+        self._function = None if is_apart else Compiled(vmap(step, in_dims), _CPU_OPTIONS)
         self._tensors: Sequence[Tensor] = ()
         self._fixed: Any = None
         self._scalars: list[dict[str, Tensor]] = []
@@ -129,7 +131,9 @@ class JointStep:
         if requests[0].max_grad_norm is not None:
             device = requests[0].data.rows[0].device
             limits = th.tensor([request.max_grad_norm for request in rows], dtype=th.float64, device=device)
-        self._fixed = (_stacked([r.data.rows for r in rows]), _stacked([r.data.shared for r in rows]), limits)
+        frozen = _stacked([[p.detach() for p in self._named(r, self._frozen).values()] for r in rows])
+        tables = (_stacked([r.data.rows for r in rows]), _stacked([r.data.shared for r in rows]))
+        self._fixed = (*tables, limits, frozen)
 
     def _finish(self, requests: Sequence[Request]) -> None:
         """Hand everything back, and let go of the rollouts."""
@@ -145,7 +149,9 @@ class JointStep:
 
     def _read(self, requests: Sequence[Request]) -> tuple[State, Iterator[Tensor]]:
         """Return the stacked state of all seeds, and the stacked step sizes of one step after the other."""
-        reads = [self.layout.read_state(request.optimizer, self._named(request)) for request in requests]
+        reads = [
+            self.layout.read_state(request.optimizer, self._named(request, self.layout.named)) for request in requests
+        ]
         extra = [request.rule.get("extra", ()) for request in requests]
         parameters, means, squares = (_stacked(flats) for flats in zip(*(state[:3] for state, _ in reads), strict=True))
         sizes = [
@@ -155,15 +161,15 @@ class JointStep:
         blocks = (th.stack(own, 1) for own in zip(*sizes, strict=True))
         return State(parameters, means, squares, _stacked(extra)), chain.from_iterable(blocks)
 
-    def _named(self, request: Request) -> dict[str, nn.Parameter]:
+    def _named(self, request: Request, names: Iterable[str]) -> dict[str, nn.Parameter]:
         everything = dict(request.forward.named_parameters())
-        return {name: everything[name] for name in self.layout.named}
+        return {name: everything[name] for name in names}
 
     def _write(self, requests: Sequence[Request], state: State, n_taken: int) -> None:
         for k, request in enumerate(requests):
             parameters, means, squares = (tuple(vector[k] for vector in flat) for flat in state[:3])
             own = State(parameters, means, squares)
-            self.layout.write_state(request.optimizer, own, n_taken, self._named(request))
+            self.layout.write_state(request.optimizer, own, n_taken, self._named(request, self.layout.named))
             for tensor, stacked in zip(request.rule.get("extra", ()), state.extra, strict=True):
                 tensor.copy_(stacked[k])
 
