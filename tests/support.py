@@ -154,6 +154,19 @@ class LinearExtractor(BaseFeaturesExtractor):
 SHARED = {"share_features_extractor": True, "features_extractor_class": LinearExtractor}
 
 
+class Uncompiled:
+    """Stands in for ``Compiled``, and calls the function itself."""
+
+    def __init__(self, function, cpu_options=None) -> None:
+        self.function = function
+
+    def __call__(self, varying, fixed):
+        return self.function(varying, fixed)
+
+    def forget(self) -> None:
+        pass
+
+
 class Recorder(BaseCallback):
     """Keep what every update logged, one dict for each."""
 
