@@ -116,7 +116,6 @@ class TrustRegionAlgorithm(LeanRollouts):
 
     batch_size: int
     n_epochs: int
-    normalize_advantage: bool
     compile: bool | Literal["auto"]
 
     #: Asked to take the gradient steps while this update runs beside others' (``SeedBatch``).
@@ -140,7 +139,7 @@ class TrustRegionAlgorithm(LeanRollouts):
             value = getattr(self, argument)
             if value < 1:
                 raise ValueError(f"{argument}={value} must be at least 1.")
-        if self.normalize_advantage and self.batch_size == 1:
+        if getattr(self, "normalize_advantage", False) and self.batch_size == 1:
             raise ValueError(
                 "batch_size=1 with normalize_advantage=True: one advantage cannot be normalised. Increase batch_size, "
                 "or set normalize_advantage=False."

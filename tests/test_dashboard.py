@@ -108,7 +108,7 @@ def test_hyperparameters_of_a_run(run):
         expected = {"learning_rate": 1e-4, "projection": "kl", "trust_region_coef": 8, "policy/init_std": 0.5}
         assert values.items() >= {**expected, "entropy_schedule": "exp", "hard": False}.items()
     else:
-        assert values.items() >= {"learning_rate": "0.001 to 0", "kl_bound": 0.5, "beta_init": 1}.items()
+        assert values.items() >= {"learning_rate": "lin_1e-3", "kl_bound": 0.5, "beta_init": 1}.items()
     assert "tensorboard_log" not in values
 
 
