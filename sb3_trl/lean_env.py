@@ -15,6 +15,8 @@ from sb3_trl.lean_normalize import can_normalize, normalized_step
 
 __all__ = ["stepping"]
 
+#: What a step consists of; an object that has methods of its own for it is left alone.
+_METHODS = {"step", "step_async", "step_wait"}
 _IMMUTABLE = frozenset({float, int, bool, str, type(None), np.float32, np.float64, np.int32, np.int64, np.bool_})
 
 
@@ -28,21 +30,34 @@ def stepping(env: VecEnv) -> Callable[[np.ndarray], VecEnvStepReturn]:
 
     :param env: A vectorised environment.
     """
-    step = partial(normalized_step, env) if can_normalize(env) else env.step  # type: ignore[arg-type]
     inner = env.unwrapped
-    if type(inner) is not DummyVecEnv or "step_wait" in vars(inner):
-        return step
-    step_wait = partial(_step_wait, inner)
+    if type(inner) is not DummyVecEnv or not _METHODS.isdisjoint(vars(inner)):
+        return partial(normalized_step, env, env.venv.step) if can_normalize(env) else env.step
+    lean_step = partial(_step, inner)
+    if env is inner:
+        return lean_step
+    if not can_normalize(env):
+        return partial(_step_around, inner, env.step)
+    if env.venv is inner:
+        return partial(normalized_step, env, lean_step)
+    return partial(_step_around, inner, partial(normalized_step, env, env.venv.step))
 
-    def lean_step(actions: np.ndarray) -> VecEnvStepReturn:
-        # Wrappers ask the environment that they know, so it has another method for as long as a step takes.
-        inner.step_wait = step_wait  # type: ignore[method-assign]
-        try:
-            return step(actions)
-        finally:
-            del inner.step_wait
 
-    return lean_step
+def _step_around(
+    inner: DummyVecEnv, step: Callable[[np.ndarray], VecEnvStepReturn], actions: np.ndarray
+) -> VecEnvStepReturn:
+    """Take a step of wrappers, which ask the environment that they know: it has another method for so long."""
+    inner.step_wait = partial(_step_wait, inner)  # type: ignore[method-assign]
+    try:
+        return step(actions)
+    finally:
+        del inner.step_wait
+
+
+def _step(self: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
+    """Do what ``DummyVecEnv.step`` does."""
+    self.actions = actions
+    return _step_wait(self)
 
 
 def _step_wait(self: DummyVecEnv) -> VecEnvStepReturn:

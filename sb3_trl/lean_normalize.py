@@ -6,7 +6,8 @@ which Python adds faster than NumPy. Every operation that remains is SB3's own, 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import numpy as np
 from gymnasium import spaces
@@ -19,20 +20,22 @@ __all__ = ["can_normalize", "normalized_step", "update"]
 _METHODS = {"step", "step_async", "step_wait", "normalize_obs", "normalize_reward", "_normalize_obs", "_update_reward"}
 
 
-def can_normalize(env: VecEnv) -> bool:
+def can_normalize(env: VecEnv) -> TypeGuard[VecNormalize]:
     """Return whether ``normalized_step`` is the step of ``env``: of SB3's own class, and no dictionaries."""
     is_own = type(env) is VecNormalize and _METHODS.isdisjoint(vars(env))
     return is_own and not isinstance(env.observation_space, spaces.Dict)
 
 
-def normalized_step(env: VecNormalize, actions: np.ndarray) -> VecEnvStepReturn:
+def normalized_step(
+    env: VecNormalize, step: Callable[[np.ndarray], VecEnvStepReturn], actions: np.ndarray
+) -> VecEnvStepReturn:
     """Do what ``VecNormalize.step`` does.
 
     :param env: One that ``can_normalize``.
+    :param step: Steps what is inside.
     :param actions: Of every environment.
     """
-    env.step_async(actions)
-    original, rewards, dones, infos = env.venv.step_wait()
+    original, rewards, dones, infos = step(actions)
     assert isinstance(original, np.ndarray)
     env.old_obs, env.old_reward = original, rewards
 

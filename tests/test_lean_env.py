@@ -95,7 +95,8 @@ def test_the_environment_is_as_it_was_between_steps(wrapper):
             stepping(env)(np.zeros((1, 2)))
         inner.envs[0].step = scripted
         assert "step_wait" not in vars(inner)
-    assert during == [True] * 3, "the quick way is taken under every wrapper"
+    is_direct = wrapper(inner) is inner or wrapper is VecNormalize  # where nobody has to be asked
+    assert during == [not is_direct] * 3
 
 
 def test_a_subclass_is_left_alone():
