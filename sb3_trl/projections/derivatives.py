@@ -77,7 +77,9 @@ class _EveryMode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *constants = ctx.saved_tensors
-        result = ctx.derivative.transpose(gradient, *constants).to(x.dtype).sum_to_size(x.shape)
+        result = ctx.derivative.transpose(gradient, *constants).to(x.dtype)
+        if result.shape != x.shape:
+            result = result.sum_to_size(x.shape)
         if torch.is_grad_enabled() or not is_plain():  # it may be differentiated
             result = _Once.apply(ctx.derivative.quantity, result, x)
         return None, None, result, *[None] * len(constants)

@@ -56,9 +56,7 @@ def radial_projection(
     :param rounding: What rounding ``old`` can change in units of distance; broadcasts to ``(*batch, 1)``.
     """
     step = new - old
-    # In one operation, ``length(step / unit)``.
-    smallest = torch.full((), _smallest(step), dtype=step.dtype, device=step.device)
-    distance = torch.linalg.vector_norm(torch.addcdiv(smallest, step, unit), dim=-1, keepdim=True)
+    distance = length(step / unit, keepdim=True)
     t, inside = radial_weight(distance, column(bound), rounding)
     return torch.where(inside, new, torch.addcmul(old, t, step))
 
