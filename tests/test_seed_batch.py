@@ -9,7 +9,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from support import PointEnv, Recorder, Uncompiled, all_equal, event_file, make_model, parameters, vec_env
+from support import (
+    LinearExtractor,
+    PointEnv,
+    Recorder,
+    Uncompiled,
+    all_equal,
+    event_file,
+    make_model,
+    parameters,
+    vec_env,
+)
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
 from sb3_trl.study import SeedBatch, lockstep
@@ -353,12 +363,49 @@ def test_timesteps_as_in_sb3(timesteps, learned):
     assert [model.num_timesteps for model in batch.models] == [learned, learned]
 
 
+BATCH_NORM = {
+    "policy_kwargs": {
+        "features_extractor_class": LinearExtractor,
+        "features_extractor_kwargs": {"batch_norm": True},
+    }
+}
+
+
+class Scaled(th.nn.Tanh):
+    """Scales by a number that is not trained."""
+
+    def __init__(self, scale: float = 0.5) -> None:
+        super().__init__()
+        self.register_buffer("scale", th.tensor(scale))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.scale * super().forward(x)
+
+
+def test_numbers_that_are_not_trained(monkeypatch):
+    """The joint step knows those of one network: they must be equal in all."""
+    monkeypatch.setattr(lockstep, "Compiled", Uncompiled)
+    kwargs = {"activation_fn": Scaled}
+    batch = SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", [1, 2], policy_kwargs=kwargs, **TRPL_OPTIONS).learn(40)
+    batch.models[1].policy.mlp_extractor.policy_net[1].scale.fill_(0.6)
+    with pytest.raises(ValueError, match=r"Frozen parameters or buffers differ .*compile=False"):
+        batch.learn(40)
+
+
+def test_layers_that_cannot_be_mapped_train_without_compilation():
+    batch = SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", [1, 2], compile=False, **TRPL_OPTIONS, **BATCH_NORM).learn(40)
+    means = [model.policy.pi_features_extractor.layers[-1].running_mean for model in batch.models]
+    assert not th.equal(*means), "each its own"
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"seed": 3}, "seed is not an argument of a SeedBatch"),
         ({"policy_kwargs": {"covariance": "full"}}, "cannot be mapped over seeds"),
         ({"policy_kwargs": {"optimizer_class": th.optim.SGD}}, "cannot be mapped over seeds"),
+        ({"policy_kwargs": {"activation_fn": th.nn.Dropout}}, "Dropout: layers that draw .*set compile=False"),
+        (BATCH_NORM, "BatchNorm1d: layers that .*keep statistics in training"),
     ],
 )
 def test_errors(kwargs, message):

@@ -77,6 +77,7 @@ class JointStep:
 
     def run(self, requests: Sequence[Request]) -> None:
         """Take the steps that all of them ask for, the minibatches of each shuffled by its own stream."""
+        _check_constants(requests)
         rows = filled(requests, self.n_rows)
         state, sizes = self._read(rows)
         fixed = (_stacked([r.data.rows for r in rows]), _stacked([r.data.shared for r in rows]))
@@ -135,6 +136,21 @@ def step_one_by_one(requests: Sequence[Request], max_grad_norm: float | None, ba
 def filled(rows: Sequence[T], n_rows: int) -> list[T]:
     """Return ``rows``, and the first of them as often as ``n_rows`` asks for."""
     return [*rows, *[rows[0]] * (n_rows - len(rows))]
+
+
+def _check_constants(requests: Sequence[Request]) -> None:
+    """Check that what steps do not change is equal in all networks: the function has that of the first."""
+    first, *others = (list(_constants(request.forward)) for request in requests)
+    if not all(th.equal(a, b) for other in others for a, b in zip(first, other, strict=True)):
+        raise ValueError(
+            "Frozen parameters or buffers differ between the seeds' networks: give all the same, such as one trained "
+            "encoder, or set compile=False."
+        )
+
+
+def _constants(network: nn.Module) -> Iterator[Tensor]:
+    yield from (p for p in network.parameters() if not p.requires_grad)
+    yield from network.buffers()
 
 
 def _random_order(request: Request) -> Tensor:
