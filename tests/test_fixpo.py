@@ -128,7 +128,7 @@ def test_a_network_that_yields_nan_once_does_not_break_training(countdown, monke
     def primed(inner, *args):
         if inner.num_timesteps == inner.n_steps:
             inner.policy.action_net.countdown = countdown
-        primary(inner, *args)
+        return primary(inner, *args)
 
     monkeypatch.setattr(FixPO, "_primary_phase", primed)
     logs = logs_of(model, 3)
