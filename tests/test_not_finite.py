@@ -36,6 +36,8 @@ def _torch_keeps_its_settings(monkeypatch):
     def fail(value: bool) -> None:
         raise AssertionError("torch's distributions are everybody's")
 
+    # Torch sets it to False itself, once, when something is compiled.
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", True)
     monkeypatch.setattr(th.distributions.Distribution, "set_default_validate_args", staticmethod(fail))
     yield
     assert th.distributions.Distribution._validate_args

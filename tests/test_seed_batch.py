@@ -9,7 +9,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from support import PointEnv, Recorder, Uncompiled, all_equal, event_file, make_model, parameters, vec_env
+from support import (
+    LinearExtractor,
+    PointEnv,
+    Recorder,
+    Uncompiled,
+    all_equal,
+    event_file,
+    make_model,
+    parameters,
+    vec_env,
+)
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
 from sb3_trl.study import SeedBatch, lockstep
@@ -354,12 +364,54 @@ def test_timesteps_as_in_sb3(timesteps, learned):
     assert [model.num_timesteps for model in batch.models] == [learned, learned]
 
 
+BATCH_NORM = {
+    "policy_kwargs": {
+        "features_extractor_class": LinearExtractor,
+        "features_extractor_kwargs": {"batch_norm": True},
+    }
+}
+
+
+class Scaled(th.nn.Tanh):
+    """Scales by a number that is not trained."""
+
+    def __init__(self, scale: float = 0.5) -> None:
+        super().__init__()
+        self.register_buffer("scale", th.tensor(scale))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.scale * super().forward(x)
+
+
+def test_numbers_that_are_not_trained(monkeypatch):
+    """Frozen parameters and buffers are every seed's own, in a joint step too."""
+    monkeypatch.setattr(lockstep, "Compiled", Uncompiled)
+    trained = []
+    for compile in (True, False):
+        kwargs = {"activation_fn": Scaled}
+        batch = SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", [1, 2], compile, policy_kwargs=kwargs, **TRPL_OPTIONS)
+        batch.models[1].policy.mlp_extractor.policy_net[1].scale.fill_(0.6)
+        for model in batch.models:
+            model.policy.mlp_extractor.policy_net[2].requires_grad_(False)
+        trained.append([parameters(model) for model in batch.learn(80).models])
+    for mapped, alone in zip(*trained, strict=True):
+        assert all(th.allclose(mapped[name], alone[name], rtol=1e-4, atol=1e-6) for name in alone)
+
+
+def test_layers_that_cannot_be_mapped_train_without_compilation():
+    batch = SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", [1, 2], compile=False, **TRPL_OPTIONS, **BATCH_NORM).learn(40)
+    means = [model.policy.pi_features_extractor.layers[-1].running_mean for model in batch.models]
+    assert not th.equal(*means), "each its own"
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"seed": 3}, "seed is not an argument of a SeedBatch"),
         ({"policy_kwargs": {"covariance": "full"}}, "cannot be mapped over seeds"),
         ({"policy_kwargs": {"optimizer_class": th.optim.SGD}}, "cannot be mapped over seeds"),
+        ({"policy_kwargs": {"activation_fn": th.nn.Dropout}}, "Dropout: layers that draw .*set compile=False"),
+        (BATCH_NORM, "BatchNorm1d: layers that .*keep statistics in training"),
     ],
 )
 def test_errors(kwargs, message):

@@ -76,12 +76,14 @@ class JointStep:
         self.batch_size = batch_size
         eager = first.step()
         minibatch = first.data.part(next(first.data.split(batch_size)))
+        versions = [buffer._version for buffer in first.forward.buffers()]
         self.layout = Layout(trained_parameters(eager, minibatch))
-        self._frozen = [name for name, _ in first.forward.named_parameters() if name not in self.layout.named]
+        keeps_statistics = versions != [buffer._version for buffer in first.forward.buffers()]
+        self._frozen = [name for name, _ in _tensors(first.forward) if name not in self.layout.named]
         step = pure_step(first.forward, first.loss, self.layout, first.data.build, eager.after, self._frozen)
         in_dims = (0, (0, 0, None if first.max_grad_norm is None else 0, 0))
         # Nothing is trained, or layers keep statistics, which a mapped function cannot change.
-        is_apart = not self.layout.named or any(True for _ in first.forward.buffers())
+        is_apart = not self.layout.named or keeps_statistics
         self._function = None if is_apart else Compiled(vmap(step, in_dims), _CPU_OPTIONS)
         self._tensors: Sequence[Tensor] = ()
         self._fixed: Any = None
@@ -161,8 +163,8 @@ class JointStep:
         blocks = (th.stack(own, 1) for own in zip(*sizes, strict=True))
         return State(parameters, means, squares, _stacked(extra)), chain.from_iterable(blocks)
 
-    def _named(self, request: Request, names: Iterable[str]) -> dict[str, nn.Parameter]:
-        everything = dict(request.forward.named_parameters())
+    def _named(self, request: Request, names: Iterable[str]) -> dict[str, Any]:
+        everything = dict(_tensors(request.forward))
         return {name: everything[name] for name in names}
 
     def _write(self, requests: Sequence[Request], state: State, n_taken: int) -> None:
@@ -186,6 +188,10 @@ def step_one_by_one(requests: Sequence[Request], batch_size: int) -> None:
 def filled(rows: Sequence[T], n_rows: int) -> list[T]:
     """Return ``rows``, and the first of them as often as ``n_rows`` asks for."""
     return [*rows, *[rows[0]] * (n_rows - len(rows))]
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(module.named_parameters(), module.named_buffers())
 
 
 def _random_order(request: Request) -> Tensor:

@@ -11,6 +11,9 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from sb3_trl.flat_adam import is_plain_adam
 from sb3_trl.lean_actor import LeanActor
@@ -29,7 +32,7 @@ class SeedBatch:
 
     Each has its own environments, normalisation, optimisers, random stream, log and file. Actions of all seeds come
     from one pass through their stacked networks, and gradient steps are mapped over the seeds and compiled as one
-    function. Seed k learns the same in any batch, of one seed or of many, to the last digit on one kind of processor;
+    function. Seed k learns the same in any batch, of one seed or of many, to the last digit on one kind of CPU;
     and what its ``learn`` alone learns, within rounding (of which an environment's chaos makes much, in time).
 
     Torch's random numbers come from each seed's own stream, except those that callbacks draw in the middle of a
@@ -80,7 +83,7 @@ class SeedBatch:
         self._streams: list[RandomStream] = []
         for seed in self.seeds:
             self.models.append(make(seed))
-            _check(self.models[-1])
+            _check(self.models[-1], compile)
             self._streams.append(RandomStream(self.models[-1].device))
         check_apart(self.models)
         check_alike(self.models)
@@ -194,15 +197,33 @@ class SeedBatch:
 
 def can_batch(model: BaseAlgorithm) -> bool:
     """Return whether models like this one can train in a ``SeedBatch``."""
-    return isinstance(model, TrustRegionAlgorithm) and model._can_compile() and is_plain_adam(model.policy.optimizer)
+    return isinstance(model, TrustRegionAlgorithm) and _can_join(model) and not _stateful_layers(model.policy)
 
 
-def _check(model: Any) -> None:
+def _can_join(model: TrustRegionAlgorithm) -> bool:
+    return model._can_compile() and is_plain_adam(model.policy.optimizer)
+
+
+def _stateful_layers(policy: nn.Module) -> set[str]:
+    """Return the kinds of layers that draw random numbers or keep statistics in training."""
+
+    def is_stateful(layer: nn.Module) -> bool:
+        return isinstance(layer, _DropoutNd) or (isinstance(layer, _NormBase) and layer.track_running_stats)
+
+    return {type(layer).__name__ for layer in policy.modules() if is_stateful(layer)}
+
+
+def _check(model: Any, compile: bool) -> None:
     if not isinstance(model, TrustRegionAlgorithm):
         raise ValueError(f"{model!r} is no model of TRPL, FixPO, PAPI or LeanPPO, which a SeedBatch trains.")
     if model.env is None:
         raise ValueError(f"This {type(model).__name__} has no environment: every model of a SeedBatch needs its own.")
-    if not can_batch(model):
+    if compile and (layers := _stateful_layers(model.policy)):
+        raise ValueError(
+            f"{', '.join(sorted(layers))}: layers that draw random numbers or keep statistics in training cannot be "
+            "mapped over seeds. Leave them out, or set compile=False."
+        )
+    if not _can_join(model):
         raise ValueError(
             f"The updates of this {type(model).__name__} cannot be mapped over seeds: that needs the plain Adam "
             "optimiser and, for TRPL, a diagonal covariance and the 'kl', 'w2' or 'frobenius' projection; for "
