@@ -1,9 +1,16 @@
+import getpass
+import os
 import sys
+import tempfile
 
 import pytest
 import torch as th
 
 th.set_num_threads(1)
+
+if "ATEN_CPU_CAPABILITY" in os.environ:  # torch keeps what it has compiled, and does not ask for which vectors
+    folder = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), folder))
 
 
 def pytest_addoption(parser):
