@@ -182,9 +182,10 @@ class TrustRegionAlgorithm(LeanRollouts):
     def _evaluate(self, function: Callable[[Any], Any], observations: Any) -> list[Any]:
         """Apply ``function`` to all observations, chunk by chunk, in the network's evaluation mode."""
         self.policy.set_training_mode(False)
-        results = [function(chunk) for chunk in chunks(observations, max(self.batch_size, 2048))]
-        self.policy.set_training_mode(True)
-        return results
+        try:
+            return [function(chunk) for chunk in chunks(observations, max(self.batch_size, 2048))]
+        finally:
+            self.policy.set_training_mode(True)
 
     # --- gradient steps ---
 

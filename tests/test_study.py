@@ -58,9 +58,12 @@ def load(folder: Path, text: str = SMALL, out: str = "out") -> Study:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The small study, trained run by run in this process."""
-    study = load(tmp_path_factory.mktemp("undisturbed"))
+    """The small study, trained run by run in this process, in which torch's threads are the caller's afterwards."""
+    study, threads = load(tmp_path_factory.mktemp("undisturbed")), th.get_num_threads()
+    th.set_num_threads(threads + 1)
     assert study.run(jobs=1, seed_batch=False) == []
+    assert th.get_num_threads() == threads + 1
+    th.set_num_threads(threads)
     return study
 
 

@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -98,7 +98,8 @@ def train(job: Job) -> list[Outcome]:
     try:
         with _one_at_a_time, TemporaryDirectory() as folder, redirect_stdout(printed), redirect_stderr(printed):
             _prepare(job.packages)
-            return _train(job, Path(folder))
+            with _one_thread():
+                return _train(job, Path(folder))
     except Exception:
         if len(job.runs) > 1:
             return [outcome for run in job.runs for outcome in train(replace(job, runs=(run,)))]
@@ -205,15 +206,25 @@ def _train(job: Job, folder: Path) -> list[Outcome]:
 
 
 def _prepare(packages: Sequence[str]) -> None:
-    """Make this process know the algorithms and environments; networks of this size want one thread."""
-    import torch as th
-
+    """Make this process know the algorithms and environments."""
     from sb3_trl.zoo.registry import register
 
-    th.set_num_threads(1)
     register()
     for package in packages:
         importlib.import_module(package)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, which is what networks of this size want, inside the block."""
+    import torch as th
+
+    threads = th.get_num_threads()
+    th.set_num_threads(1)
+    try:
+        yield
+    finally:
+        th.set_num_threads(threads)
 
 
 def _reporter(status: str, run: Run) -> Callable[[int], None]:
