@@ -104,12 +104,12 @@ def take_turns(
     policy.set_training_mode(False)
     buffer.reset()
     callback.on_rollout_start()
-    watch = None if leaves_policy_alone(callback) else PolicyWatch(policy)
+    values = _Values(policy, buffer, is_watched=not leaves_policy_alone(callback))
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
     give_locals(callback, algorithm)
     callback.update_locals(shared)
-    start, has_changed = 0, False  # of the steps whose values are not known yet
+    has_changed = False
     for step in range(n_steps):
         observations = algorithm._last_obs
         actions = yield Turn(observations, has_changed)
@@ -134,25 +134,31 @@ def take_turns(
         _store(buffer, step, observations, actions, rewards, algorithm._last_episode_starts)
         algorithm._last_obs = new_obs  # type: ignore[assignment]
         algorithm._last_episode_starts = dones
-        has_changed = watch is not None and watch.has_changed()
-        if watch is not None and has_changed:
-            with watch.before():
-                evaluate(buffer, policy, start, step + 1)
-            watch.look()
-            start = step + 1
+        has_changed = values.step_is_over(step)
 
-    evaluate(buffer, policy, start, n_steps)
+    values.rollout_is_over(n_steps)
     last_values = _complete(buffer, policy, new_obs, dones)
-    known = {
+    callback.update_locals(_locals_at_the_end(buffer, policy, n_steps, observations, actions, last_values))
+    callback.on_rollout_end()
+    return True
+
+
+def _locals_at_the_end(
+    buffer: RolloutBuffer,
+    policy: ActorCriticPolicy,
+    n_steps: int,
+    observations: Any,
+    actions: np.ndarray,
+    last_values: th.Tensor,
+) -> dict[str, Any]:
+    """Return what SB3 leaves for callbacks when a rollout is over: the last step's, but the values after it."""
+    return {
         "n_steps": n_steps,
         "actions": actions.reshape(-1, 1) if isinstance(policy.action_space, spaces.Discrete) else actions,
-        "obs_tensor": obs_as_tensor(observations, policy.device),  # type: ignore[arg-type]
+        "obs_tensor": obs_as_tensor(observations, policy.device),
         "values": last_values,
         "log_probs": th.as_tensor(buffer.log_probs[n_steps - 1], device=policy.device),
     }
-    callback.update_locals(known)
-    callback.on_rollout_end()
-    return True
 
 
 def _clipper(space: spaces.Space, n_envs: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -192,11 +198,40 @@ def _store(
     buffer.pos = step + 1
 
 
+class _Values:
+    """Writes the values and log-probabilities of a rollout, those of every step by the policy that acted in it.
+
+    They are computed for all steps at once when the rollout is over, or when somebody has changed the policy.
+
+    :param policy: As it is at the start of the rollout.
+    :param buffer: Holds the steps.
+    :param is_watched: Whether somebody may change the policy.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, buffer: RolloutBuffer, is_watched: bool) -> None:
+        self._policy, self._buffer = policy, buffer
+        self._watch = PolicyWatch(policy) if is_watched else None
+        self._start = 0  # of the steps that are not written
+
+    def step_is_over(self, step: int) -> bool:
+        """Return whether the policy is another than the one that acted in this step."""
+        if self._watch is None or not self._watch.has_changed():
+            return False
+        with self._watch.before():
+            self.rollout_is_over(step + 1)
+        self._watch.look()
+        return True
+
+    def rollout_is_over(self, n_steps: int) -> None:
+        """Write what is left, up to so many steps."""
+        if self._start < n_steps:
+            evaluate(self._buffer, self._policy, self._start, n_steps)
+        self._start = n_steps
+
+
 @th.no_grad()
 def evaluate(buffer: RolloutBuffer, policy: ActorCriticPolicy, start: int, stop: int) -> None:
     """Write what the policy says of some steps: values and log-probabilities."""
-    if start == stop:
-        return
     forward = DistributionAndValues(policy)
     observations, actions = (_as_rows(arrays, policy, start, stop) for arrays in (buffer.observations, buffer.actions))
     is_discrete = isinstance(policy.action_space, spaces.Discrete)

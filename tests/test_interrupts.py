@@ -128,6 +128,7 @@ def test_sigint_in_a_process(tmp_path):
         "import os, signal, sys, threading\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_interrupts import assert_nothing_goes_on, make_batch, process_as_it_is\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background does not have\n"
         "signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
         "batch = make_batch(compile=False)\n"
         "batch.learn(16)\n"
