@@ -77,14 +77,12 @@ class LeanRollouts(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Any:
         """Train; arguments as in SB3. The TensorBoard run is named after the algorithm."""
-        return super().learn(
-            total_timesteps,
-            callback,
-            log_interval,
-            tb_log_name or self.name,
-            reset_num_timesteps,
-            progress_bar,
-        )
+        name, grad_mode = tb_log_name or self.name, th.is_grad_enabled()
+        try:
+            return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        except BaseException:
+            th.set_grad_enabled(grad_mode)  # Ctrl-C may come even where a block without gradients begins or ends
+            raise
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -580,6 +580,20 @@ def test_a_compilation_that_fails_in_the_middle_goes_on_without(monkeypatch):
         assert th.allclose(parameters(models[1])[name], expected, rtol=1e-3, atol=1e-5), name
 
 
+@pytest.mark.parametrize("cls", [*ALGORITHMS, LeanTRPO])
+def test_an_interrupt_leaves_gradients_on(cls, request):
+    """Ctrl-C where a block without gradients has begun, and its end is not reached."""
+    request.addfinalizer(lambda: th.set_grad_enabled(True))
+
+    def interrupted(model, n: int) -> None:
+        th.set_grad_enabled(False)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(cls).learn(64, Calls(interrupted, "step"))
+    assert th.is_grad_enabled()
+
+
 # --- the model as a whole ---
 
 
