@@ -26,15 +26,16 @@ from sb3_trl.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies import MlpPolicy
 from sb3_trl.projections import Gaussian
 
-__all__ = ["LeanActor"]
+__all__ = ["ACTIVATIONS", "IN_PLACE", "LeanActor", "has_hooks"]
 
 #: Noise as the actor adds it, the layer after the last hidden one, and the function that makes actions of its output
 #: and one step's noise.
 Sampler: TypeAlias = tuple[Tensor, Callable[[Tensor], Any], Callable[[Any, Tensor], Tensor]]
 
 #: Activations that are functions of their input alone.
-_ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Identity)
-_IN_PLACE: dict[type, Callable[[Tensor], Tensor]] = {nn.Tanh: th.tanh_, nn.ReLU: th.relu_, nn.Sigmoid: th.sigmoid_}
+ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Identity)
+#: What some of them are where the input is nobody else's.
+IN_PLACE: dict[type, Callable[[Tensor], Tensor]] = {nn.Tanh: th.tanh_, nn.ReLU: th.relu_, nn.Sigmoid: th.sigmoid_}
 
 
 class LeanActor:
@@ -112,20 +113,21 @@ def functions(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
     is_short = [function is not layer for function, layer in zip(short, layers, strict=True)]
     for index, (previous, layer) in enumerate(pairwise(layers), 1):
         if type(previous) is nn.Linear and is_short[index - 1] and is_short[index]:
-            short[index] = _IN_PLACE.get(type(layer), short[index])
+            short[index] = IN_PLACE.get(type(layer), short[index])
     return short
 
 
 def _function(layer: Any) -> Callable[[Any], Any]:
-    if _has_hooks(layer):
+    if has_hooks(layer):
         return layer
     if type(layer) is nn.Linear:
         weight, bias = layer.weight.detach().t(), layer.bias.detach()
         return lambda x: th.addmm(bias, x, weight)
-    return layer.forward if type(layer) in _ACTIVATIONS else layer
+    return layer.forward if type(layer) in ACTIVATIONS else layer
 
 
-def _has_hooks(layer: Any) -> bool:
+def has_hooks(layer: Any) -> bool:
+    """Return whether a layer's call does more than the layer."""
     return isinstance(layer, nn.Module) and bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
@@ -191,7 +193,7 @@ def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, noise: Ten
     def act(gaussian: Gaussian, noise: Tensor) -> Tensor:
         return gaussian.mean + gaussian.unwhiten(noise)
 
-    if type(head) is not nn.Linear or any(map(_has_hooks, (head, scale_net, scale_net.linear))):
+    if type(head) is not nn.Linear or any(map(has_hooks, (head, scale_net, scale_net.linear))):
         return noise, lambda latent: distribution.make_gaussian(head(latent), scale_net(latent)), act
 
     def combine(parameters: Tensor, noise: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from stable_baselines3.common.distributions import (
 from torch import Tensor, nn
 
 from sb3_trl.distributions import ProjectedGaussianDistribution
-from sb3_trl.lean_actor import LeanActor
+from sb3_trl.lean_actor import ACTIVATIONS, IN_PLACE, LeanActor, has_hooks
 from sb3_trl.study.lockstep import FEWEST_TOGETHER, filled
 
 __all__ = ["JointActor"]
@@ -25,8 +25,6 @@ __all__ = ["JointActor"]
 #: Maps ``(K, n_envs, features)`` to as much of the next layer.
 Layer = Callable[[Tensor], Tensor]
 
-_IN_PLACE: dict[type, Layer] = {nn.Tanh: th.tanh_, nn.ReLU: th.relu_, nn.Sigmoid: th.sigmoid_}
-_ELEMENTWISE = (*_IN_PLACE, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Identity)
 #: Distributions whose actions are made of noise by sums and comparisons, which round the same anywhere.
 _SIMPLE = (DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
 #: Numbers in the widest step of a vector loop, or in several. Torch computes what is left at the end of a loop in
@@ -119,12 +117,12 @@ def _activation(layers: Sequence[Any], previous: Any, shape: tuple[int, int]) ->
         results = [layer(part) for layer, part in zip(layers, x.unbind(), strict=False)]
         return th.stack(filled(results, n_rows))
 
-    if not _is_linear([previous]) or any(type(layer) not in _ELEMENTWISE or _has_hooks(layer) for layer in layers):
+    if not _is_linear([previous]) or any(type(layer) not in ACTIVATIONS or has_hooks(layer) for layer in layers):
         return one_by_one
     own_numbers = n_envs * previous.out_features
     if own_numbers % _STRIDE or n_rows * own_numbers >= _ONE_LOOP:
         return one_by_one
-    return _IN_PLACE.get(type(layers[0]), layers[0])  # what a product returned is nobody else's
+    return IN_PLACE.get(type(layers[0]), layers[0])  # what a product returned is nobody else's
 
 
 def _combination(actors: Sequence[LeanActor], shape: tuple[int, int]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -157,8 +155,4 @@ def _combination(actors: Sequence[LeanActor], shape: tuple[int, int]) -> Callabl
 
 
 def _is_linear(layers: Sequence[Any]) -> bool:
-    return all(type(layer) is nn.Linear and layer.bias is not None and not _has_hooks(layer) for layer in layers)
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+    return all(type(layer) is nn.Linear and layer.bias is not None and not has_hooks(layer) for layer in layers)
