@@ -83,7 +83,7 @@ class Run:
             "--device": "cpu",
             "--verbose": 0,
         }
-        command = [sys.executable, "-m", "sb3_trl.zoo.cli", "train"]
+        command = [sys.executable, "-m", "sb3_trl.cli", "train"]
         command += [str(word) for option in options.items() for word in option]
         command += ["-params", *self.params] if self.params else []
         with (self.folder / "log.txt").open("w") as log:

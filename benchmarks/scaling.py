@@ -23,11 +23,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from training import Contestant, trpl_seeds
 
 from sb3_trl import TRPL
-from sb3_trl.policies import ForwardPass
+from sb3_trl.algorithms.trust_region import TrustRegion
+from sb3_trl.policies.actor_critic import ForwardPass
 from sb3_trl.projections import Gaussian
-from sb3_trl.rollout import Rollout, table
-from sb3_trl.steps import CompiledStep, EagerStep
-from sb3_trl.trust_region import TrustRegion
+from sb3_trl.rollouts.rollout import Rollout
+from sb3_trl.steps.gradient_step import CompiledStep, EagerStep
+from sb3_trl.table import table
 
 N_OBSERVATIONS = 17
 

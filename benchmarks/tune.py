@@ -23,7 +23,8 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from sb3_trl.study.run import Job, Run, train
+from sb3_trl.study.jobs import Job, Run
+from sb3_trl.study.run import train
 from sb3_trl.zoo.experiment import read_settings
 from sb3_trl.zoo.registry import register
 

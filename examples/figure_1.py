@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sb3_trl.study.interpolation import draw_interpolations
+from sb3_trl.papers.interpolation import draw_interpolations
 
 
 def main() -> None:

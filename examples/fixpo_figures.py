@@ -12,7 +12,7 @@ import argparse
 import torch as th
 from matplotlib.figure import Figure
 
-from sb3_trl.study.fixup import draw_steps, fixup_steps, record, shown_updates
+from sb3_trl.papers.fixup import draw_steps, fixup_steps, record, shown_updates
 
 
 def main() -> None:

@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING, Any
 from sb3_trl.version import __version__
 
 if TYPE_CHECKING:
-    from sb3_trl.callbacks import TrustRegionCallback
-    from sb3_trl.distributions import ProjectedGaussianDistribution
-    from sb3_trl.fixpo import FixPO
-    from sb3_trl.lean_ppo import LeanPPO
-    from sb3_trl.lean_trpo import LeanTRPO
-    from sb3_trl.papi import PAPI
-    from sb3_trl.policies import TRPLPolicy
+    from sb3_trl.algorithms.fixpo import FixPO
+    from sb3_trl.algorithms.lean_ppo import LeanPPO
+    from sb3_trl.algorithms.lean_trpo import LeanTRPO
+    from sb3_trl.algorithms.papi import PAPI
+    from sb3_trl.algorithms.trpl import TRPL
+    from sb3_trl.monitoring.callbacks import TrustRegionCallback
+    from sb3_trl.policies import ProjectedGaussianDistribution, TRPLPolicy
     from sb3_trl.schedules import StateBound
-    from sb3_trl.trpl import TRPL
+    from sb3_trl.seeds.batch import SeedBatch
 
 _MODULES = {
-    "TRPL": "trpl",
-    "FixPO": "fixpo",
-    "LeanPPO": "lean_ppo",
-    "LeanTRPO": "lean_trpo",
-    "PAPI": "papi",
+    "TRPL": "algorithms.trpl",
+    "FixPO": "algorithms.fixpo",
+    "LeanPPO": "algorithms.lean_ppo",
+    "LeanTRPO": "algorithms.lean_trpo",
+    "PAPI": "algorithms.papi",
     "TRPLPolicy": "policies",
-    "ProjectedGaussianDistribution": "distributions",
+    "ProjectedGaussianDistribution": "policies",
+    "SeedBatch": "seeds.batch",
     "StateBound": "schedules",
-    "TrustRegionCallback": "callbacks",
+    "TrustRegionCallback": "monitoring.callbacks",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "LeanPPO",
     "LeanTRPO",
     "ProjectedGaussianDistribution",
+    "SeedBatch",
     "StateBound",
     "TRPLPolicy",
     "TrustRegionCallback",

@@ -26,7 +26,7 @@ def _traced(request, monkeypatch):
     """C++ for one graph takes seconds. What differs from one function to the next is how it is traced."""
     if request.node.get_closest_marker("traced") is None or request.config.getoption("--inductor"):
         return
-    from sb3_trl.compilation import Compiled
+    from sb3_trl.steps.compilation import Compiled
 
     def backend(compiled, graph, examples):
         def run(*arguments):
@@ -57,7 +57,7 @@ def _seeded():
 def run(monkeypatch, tmp_path, capsys):
     """Run ``sb3-trl`` in a folder of its own; return its exit status and what it printed."""
     rl_zoo3_train = pytest.importorskip("rl_zoo3.train")
-    from sb3_trl.zoo import cli
+    from sb3_trl import cli
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rl_zoo3_train, "ExperimentManager", rl_zoo3_train.ExperimentManager)

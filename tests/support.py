@@ -23,10 +23,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
-from sb3_trl.gaussian_algorithm import GaussianAlgorithm
-from sb3_trl.on_policy import TrustRegionAlgorithm
+from sb3_trl.algorithms.base import TrustRegionAlgorithm
+from sb3_trl.algorithms.projecting import GaussianAlgorithm
 from sb3_trl.projections import Gaussian, Projection
-from sb3_trl.rollout import Rollout, rollout_from_buffer
+from sb3_trl.rollouts.rollout import Rollout, rollout_from_buffer
 
 KINDS = ["kl", "w2", "frobenius", "joint_kl"]
 ACTION_SPACES = {
@@ -263,7 +263,7 @@ def call(line: str, folder: Path | None = None) -> None:
     import rl_zoo3.train
     from rl_zoo3.exp_manager import ExperimentManager
 
-    from sb3_trl.zoo import cli
+    from sb3_trl import cli
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder or Path.cwd())

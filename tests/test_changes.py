@@ -17,9 +17,9 @@ from support import ACTION_SPACES, SHARED, ActionEnv, LinearExtractor, PointEnv,
 from torch import nn
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanTRPO
-from sb3_trl.compilation import Compiled
-from sb3_trl.policies import SingleOptimizerPolicy
-from sb3_trl.policy_watch import PolicyWatch, leaves_policy_alone
+from sb3_trl.policies.actor_critic import SingleOptimizerPolicy
+from sb3_trl.rollouts.policy_watch import PolicyWatch, leaves_policy_alone
+from sb3_trl.steps.compilation import Compiled
 from sb3_trl.study import SeedBatch
 
 ALGORITHMS = [TRPL, FixPO, PAPI, LeanPPO]

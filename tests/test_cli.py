@@ -19,8 +19,8 @@ pytest.importorskip("rl_zoo3")
 import optuna
 from rl_zoo3.exp_manager import ExperimentManager
 
-from sb3_trl import TRPL
-from sb3_trl.zoo import cli, hyperparameter_file, scripts
+from sb3_trl import TRPL, cli
+from sb3_trl.zoo import hyperparameter_file, scripts
 from sb3_trl.zoo.experiment import find_configuration
 from sb3_trl.zoo.registry import SETTINGS_OF, algorithms
 from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
@@ -42,7 +42,7 @@ def test_help_lists_every_command(run, line):
 
 
 def test_help_is_quick():
-    code = "import sys; from sb3_trl.zoo.cli import main; main(); sys.exit(bool({'torch', 'rl_zoo3'} & {*sys.modules}))"
+    code = "import sys; from sb3_trl.cli import main; main(); sys.exit(bool({'torch', 'rl_zoo3'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, check=True)
 
 
@@ -185,7 +185,7 @@ def test_interrupted_training_saves_its_model(run, monkeypatch, tmp_path):
 
 def test_an_interrupted_training_goes_on(run, tmp_path):
     """Ctrl-C in a real process; then the command that it printed, with fewer steps."""
-    start = [sys.executable, "-u", "-m", "sb3_trl.zoo.cli"]
+    start = [sys.executable, "-u", "-m", "sb3_trl.cli"]
     command = f"train --algo trpl --env Pendulum-v1 -n 100000 --eval-freq -1 --device cpu -params {SMALL}"
     process = subprocess.Popen(
         [*start, *command.split()],
@@ -233,7 +233,7 @@ def test_an_interrupt_before_training_ends_quietly(run, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
 def test_whoever_reads_the_output_may_stop_early(tmp_path):
-    command = [sys.executable, "-m", "sb3_trl.zoo.cli", "reproduce", "--list"]
+    command = [sys.executable, "-m", "sb3_trl.cli", "reproduce", "--list"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("", 1)
@@ -247,7 +247,7 @@ def test_scripts_of_the_zoo_start_the_command(monkeypatch):
         subprocess.call(["python", "-m", "rl_zoo3.record_video", "--algo", "trpl"])
         subprocess.call(["python", "enjoy.py", "--algo", "trpl"])
         subprocess.call(["ls", "-l"])
-    start = [sys.executable, "-m", "sb3_trl.zoo.cli"]
+    start = [sys.executable, "-m", "sb3_trl.cli"]
     assert calls == [[*start, "record-video", "--algo", "trpl"], [*start, "enjoy", "--algo", "trpl"], ["ls", "-l"]]
     assert subprocess.call is original
 

@@ -35,7 +35,7 @@ SMALL = {
 
 def call_elsewhere(line: str, folder: Path, **environment: str) -> str:
     """Run ``sb3-trl`` in a process of its own and return what it printed."""
-    command = [sys.executable, "-m", "sb3_trl.zoo.cli", *line.split()]
+    command = [sys.executable, "-m", "sb3_trl.cli", *line.split()]
     result = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
     )
@@ -71,7 +71,7 @@ def children(monkeypatch):
     started, original = [], subprocess.call
 
     def call_here(command: list[str], **kwargs) -> int:
-        if command[:3] != [sys.executable, "-m", "sb3_trl.zoo.cli"]:
+        if command[:3] != [sys.executable, "-m", "sb3_trl.cli"]:
             return original(command, **kwargs)
         started.append(command[3])
         call(" ".join(command[3:]))

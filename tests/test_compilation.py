@@ -5,7 +5,7 @@ import torch as th
 from torch import nn
 from torch.func import grad_and_value
 
-from sb3_trl.compilation import Compiled, pure_forward
+from sb3_trl.steps.compilation import Compiled, pure_forward
 
 
 class Doubler:

@@ -13,9 +13,9 @@ from support import ALGORITHMS, FixPO, LeanPPO, LinearExtractor, collect, parame
 from torch import nn
 
 from sb3_trl import LeanTRPO, TRPLPolicy
-from sb3_trl.action_parameters import ActionsAndValues
-from sb3_trl.gaussian_algorithm import GaussianAlgorithm
-from sb3_trl.policies import SingleOptimizerPolicy
+from sb3_trl.algorithms.projecting import GaussianAlgorithm
+from sb3_trl.policies.action_parameters import ActionsAndValues
+from sb3_trl.policies.actor_critic import SingleOptimizerPolicy
 
 every_algorithm = pytest.mark.parametrize("cls", [*ALGORITHMS, LeanTRPO])
 

@@ -17,8 +17,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import nn
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, StateBound, TRPLPolicy, TrustRegionCallback
-from sb3_trl.dashboard import CHARTS, METRICS, DashboardCallback, hyperparameters
-from sb3_trl.on_policy import TrustRegionAlgorithm
+from sb3_trl.algorithms.base import TrustRegionAlgorithm
+from sb3_trl.monitoring.dashboard import CHARTS, METRICS, DashboardCallback, hyperparameters
 from sb3_trl.projections import KLProjection
 
 SMALL = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "seed": 0, "device": "cpu"}

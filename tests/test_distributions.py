@@ -7,7 +7,7 @@ from support import double
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from sb3_trl import ProjectedGaussianDistribution
-from sb3_trl.distributions import ScaleHead
+from sb3_trl.policies.distributions import ScaleHead
 from sb3_trl.projections import (
     EntropySchedule,
     FrobeniusProjection,

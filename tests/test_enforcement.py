@@ -5,8 +5,8 @@ import math
 import pytest
 import torch as th
 
-from sb3_trl.enforcement import refined, step_until_clean
-from sb3_trl.rollout import table
+from sb3_trl.algorithms.enforcement import refined, step_until_clean
+from sb3_trl.table import table
 
 N, CHUNK = 70, 16
 

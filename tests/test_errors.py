@@ -12,8 +12,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from support import BrokenEnv, PointEnv, collect, make_model, update, vec_env
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanTRPO, StateBound, TRPLPolicy
-from sb3_trl.lean_rollout import can_collect
 from sb3_trl.projections import KLProjection
+from sb3_trl.rollouts.collection import can_collect
 
 
 class DiscreteActionsEnv(PointEnv):

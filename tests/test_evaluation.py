@@ -3,8 +3,8 @@
 import torch as th
 from torch import nn
 
-from sb3_trl.evaluation import CompiledEvaluation
-from sb3_trl.rollout import Shared, table
+from sb3_trl.steps.evaluation import CompiledEvaluation
+from sb3_trl.table import Shared, table
 
 
 def network(seed: int) -> nn.Module:

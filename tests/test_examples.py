@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from support import event_file
 
 from sb3_trl import TRPL
-from sb3_trl.on_policy import TrustRegionAlgorithm
+from sb3_trl.algorithms.base import TrustRegionAlgorithm
+from sb3_trl.papers.interpolation import PROJECTIONS, gaussian, interpolate
 from sb3_trl.projections import Gaussian
-from sb3_trl.study.interpolation import PROJECTIONS, gaussian, interpolate
 
 FOLDER = Path(__file__).parent.parent / "examples"
 

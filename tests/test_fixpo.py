@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from sb3_trl import FixPO
-from sb3_trl.action_parameters import action_parameters
 from sb3_trl.penalty import BetaDual, bernoulli_kl, categorical_kl
+from sb3_trl.policies.action_parameters import action_parameters
 
 
 def make_fixpo(env=None, policy="MlpPolicy", **kwargs) -> FixPO:

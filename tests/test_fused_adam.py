@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch as th
 
-from sb3_trl.fused_adam import step_function
+from sb3_trl.steps.fused_adam import step_function
 
 
 def make(**kwargs) -> th.optim.Adam:

@@ -16,8 +16,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from support import PointEnv, Uncompiled, all_equal, parameters
 
 import sb3_trl
-from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
-from sb3_trl.study import SeedBatch, lockstep
+from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, SeedBatch
+from sb3_trl.seeds import lockstep
 
 OPTIONS = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "device": "cpu"}
 PACKAGE = str(Path(sb3_trl.__file__).parent)
@@ -99,7 +99,7 @@ STRIDE = int(os.environ.get("STRIDE", "0"))
 def test_an_interrupt_anywhere(algorithm, compile, kwargs, monkeypatch, tmp_path):
     """At calls spread over all those of a training: in rollouts, losses, measurements, between requests, …."""
     monkeypatch.setattr(lockstep, "Compiled", Uncompiled)  # whose functions would not be called again
-    monkeypatch.setattr("sb3_trl.on_policy.TrustRegionAlgorithm._compiled_evaluation", lambda *_: None)
+    monkeypatch.setattr("sb3_trl.algorithms.base.TrustRegionAlgorithm._compiled_evaluation", lambda *_: None)
     with InterruptAt(None) as whole:
         make_batch(algorithm, compile, **kwargs).learn(16)
     with InterruptAt(None) as made:

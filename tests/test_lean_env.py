@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from sb3_trl.lean_env import stepping
+from sb3_trl.rollouts.stepping import stepping
 
 
 class Scripted(gym.Env):

@@ -13,8 +13,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support import make_model
 
-from sb3_trl.lean_env import stepping
-from sb3_trl.lean_normalize import can_normalize, update
+from sb3_trl.rollouts.normalization import can_normalize, update
+from sb3_trl.rollouts.stepping import stepping
 
 BOXES = {
     "float64": spaces.Box(-np.inf, np.inf, (5,), np.float64),

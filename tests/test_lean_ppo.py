@@ -26,10 +26,10 @@ from support import (
 from torch import nn
 
 from sb3_trl import LeanPPO, TrustRegionCallback
-from sb3_trl.lean_rollout import can_collect
-from sb3_trl.policies import SingleOptimizerPolicy
+from sb3_trl.policies.actor_critic import SingleOptimizerPolicy
+from sb3_trl.rollouts.collection import can_collect
+from sb3_trl.seeds.batch import can_batch
 from sb3_trl.study import SeedBatch, Study
-from sb3_trl.study.seed_batch import can_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -256,7 +256,7 @@ def test_the_trust_region_is_logged_by_the_callback(tmp_path):
 
 def test_the_divergence_is_that_of_ppo(same_minibatches, monkeypatch):
     """With SB3's rollouts for both, whole trainings have the same logs."""
-    monkeypatch.setattr("sb3_trl.on_policy.can_collect", lambda _: False)
+    monkeypatch.setattr("sb3_trl.algorithms.base.can_collect", lambda _: False)
     logs = []
     for cls in (LeanPPO, PPO):
         recorder = Recorder()

@@ -16,9 +16,9 @@ from support import PointEnv, Recorder, make_model, vec_env
 from torch import nn
 
 from sb3_trl import TRPL, FixPO, LeanPPO, LeanTRPO
-from sb3_trl.lean_actor import LeanActor
-from sb3_trl.lean_rollout import can_collect, generalized_advantages
-from sb3_trl.policies import MlpPolicy, SingleOptimizerPolicy
+from sb3_trl.policies.actor_critic import MlpPolicy, SingleOptimizerPolicy
+from sb3_trl.rollouts.actor import LeanActor
+from sb3_trl.rollouts.collection import can_collect, generalized_advantages
 
 N_STEPS, N_ENVS = 50, 3
 ACTION_SPACES = {

@@ -6,12 +6,12 @@ from torch import nn
 from torch.func import vmap
 from torch.nn import functional as F
 
-from sb3_trl.compilation import Compiled
-from sb3_trl.on_policy import RunningMeans
-from sb3_trl.rollout import table
-from sb3_trl.study import lockstep
-from sb3_trl.study.lockstep import JointStep, Request
-from sb3_trl.study.random_stream import RandomStream
+from sb3_trl.seeds import lockstep
+from sb3_trl.seeds.lockstep import JointStep, Request
+from sb3_trl.seeds.random_stream import RandomStream
+from sb3_trl.steps.compilation import Compiled
+from sb3_trl.steps.running_means import RunningMeans
+from sb3_trl.table import table
 
 
 class Network(nn.Module):

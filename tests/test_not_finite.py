@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from support import ACTION_SPACES, ActionEnv, Recorder, update
 
 from sb3_trl import FixPO
-from sb3_trl.action_parameters import Actions, ActionsAndValues, action_parameters
+from sb3_trl.policies.action_parameters import Actions, ActionsAndValues, action_parameters
 
 OPTIONS = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "kl_bound": 0.05, "seed": 0, "device": "cpu"}
 SPACES = [("box", {}), ("discrete", {}), ("multi_discrete", {}), ("multi_binary", {})]

@@ -44,7 +44,7 @@ def test_metadata(wheel):
     assert f"Version: {sb3_trl.__version__}" in metadata
     assert "Provides-Extra: zoo" in metadata
     (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "sb3-trl = sb3_trl.zoo.cli:main" in wheel.read(name).decode()
+    assert "sb3-trl = sb3_trl.cli:main" in wheel.read(name).decode()
 
 
 def test_the_settings_are_found_in_an_installed_wheel(wheel, tmp_path):

@@ -23,8 +23,8 @@ from support import (
 )
 
 from sb3_trl import PAPI
-from sb3_trl.losses import clipped_surrogate_loss
-from sb3_trl.papi import _assign, _copies
+from sb3_trl.algorithms.losses import clipped_surrogate_loss
+from sb3_trl.algorithms.papi import _assign, _copies
 from sb3_trl.projections.gaussian import kl
 
 BATCH_NORM = {"features_extractor_class": LinearExtractor, "features_extractor_kwargs": {"batch_norm": True}}

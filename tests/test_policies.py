@@ -6,7 +6,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from support import SHARED, LinearExtractor, PointEnv, all_equal, collect, make_model, parameters, vec_env
 
 from sb3_trl import TRPL, ProjectedGaussianDistribution, TRPLPolicy
-from sb3_trl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trl.projections import TrustRegionLayer
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (5,), np.float32)

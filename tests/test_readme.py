@@ -14,9 +14,9 @@ from stable_baselines3 import PPO
 from support import make_model, train_and_record
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, TRPLPolicy
-from sb3_trl.on_policy import TrustRegionAlgorithm
+from sb3_trl.algorithms.base import TrustRegionAlgorithm
+from sb3_trl.cli import COMMANDS as COMMANDS_OF_THE_ZOO
 from sb3_trl.study import SeedBatch
-from sb3_trl.zoo.cli import COMMANDS as COMMANDS_OF_THE_ZOO
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("rliable")
 
-from sb3_trl.study.report import read_results, report, returns_table, seeds_table
-from sb3_trl.study.statistics import final_evaluations, interquartile_mean
-from sb3_trl.study.store import VERSIONS
+from sb3_trl.report.page import read_results, report, returns_table, seeds_table
+from sb3_trl.report.statistics import final_evaluations, interquartile_mean
+from sb3_trl.study.rows import VERSIONS
 
 TASKS = {"Hopper-v5": 1000.0, "Ant-v5": 500.0}
 VARIANTS = {"weak": 0.5, "reference": 1.0, "strong": 2.0}
@@ -20,7 +20,7 @@ VARIANTS = {"weak": 0.5, "reference": 1.0, "strong": 2.0}
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch):
     """Intervals come from a hundred draws of the bootstrap, not from thousands."""
-    monkeypatch.setattr("sb3_trl.study.item.interquartile_mean", partial(interquartile_mean, repetitions=100))
+    monkeypatch.setattr("sb3_trl.report.estimates.interquartile_mean", partial(interquartile_mean, repetitions=100))
 
 
 @pytest.fixture

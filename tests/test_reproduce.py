@@ -14,16 +14,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 pytest.importorskip("rl_zoo3")
 
-from sb3_trl.policies import SingleOptimizerPolicy
-from sb3_trl.study import Study, reproduce, scales
-from sb3_trl.study.figures import draw_curves, limits
-from sb3_trl.study.fixup import RecordedFixPO, fixup_steps, shown_updates
-from sb3_trl.study.item import aggregate
-from sb3_trl.study.random_policy import random_returns, shipped_returns
-from sb3_trl.study.reproduce import ITEMS
-from sb3_trl.study.scales import SCALES, paper_studies, scaled_study
-from sb3_trl.study.statistics import Estimate, interquartile_mean
-from sb3_trl.study.tables import estimate_text, interval_text, markdown_table, number_text
+from sb3_trl.papers import scales
+from sb3_trl.papers.fixup import RecordedFixPO, fixup_steps, shown_updates
+from sb3_trl.papers.reproduce import ITEMS, reproduce
+from sb3_trl.papers.scales import SCALES, paper_studies, scaled_study
+from sb3_trl.policies.actor_critic import SingleOptimizerPolicy
+from sb3_trl.report.estimates import aggregate
+from sb3_trl.report.figures import draw_curves, limits
+from sb3_trl.report.random_policy import random_returns, shipped_returns
+from sb3_trl.report.statistics import Estimate, interquartile_mean
+from sb3_trl.report.tables import estimate_text, interval_text, markdown_table, number_text
+from sb3_trl.study import Study
 
 STUDIES = sorted(paper_studies())
 
@@ -242,7 +243,7 @@ def test_texts_of_numbers():
 
 def test_aggregate_leaves_out_what_cannot_be_compared(monkeypatch):
     """B lacks a run on T; on S nobody is better than random play."""
-    monkeypatch.setattr("sb3_trl.study.item.interquartile_mean", partial(interquartile_mean, repetitions=100))
+    monkeypatch.setattr("sb3_trl.report.estimates.interquartile_mean", partial(interquartile_mean, repetitions=100))
     rows = [("A", "R", 4.0), ("A", "S", 1.0), ("A", "T", 2.0), ("B", "R", 6.0), ("B", "S", 1.0), ("B", "T", 3.0)]
     final = pd.DataFrame(
         [(*row, seed) for row in rows for seed in (0, 1)], columns=["variant", "task", "value", "seed"]

@@ -8,8 +8,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 from support import BrokenEnv, PointEnv, collect, make_model, vec_env
 
+from sb3_trl.monitoring.finite import FiniteCheckCallback
 from sb3_trl.projections import Gaussian
-from sb3_trl.rollout import FiniteCheckCallback, Rollout, chunks, rollout_from_buffer, table
+from sb3_trl.rollouts.rollout import Rollout, rollout_from_buffer
+from sb3_trl.table import chunks, table
 
 # --- the rollout as tensors ---
 

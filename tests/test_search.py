@@ -7,7 +7,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from sb3_trl.study.run import Outcome
+from sb3_trl.study.jobs import Outcome
 from sb3_trl.zoo.registry import register
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

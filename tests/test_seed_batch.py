@@ -21,8 +21,8 @@ from support import (
     vec_env,
 )
 
-from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
-from sb3_trl.study import SeedBatch, lockstep
+from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, SeedBatch
+from sb3_trl.seeds import lockstep
 
 SEEDS = [3, 4, 5]
 OPTIONS = {"n_steps": 40, "batch_size": 32, "n_epochs": 2, "device": "cpu"}

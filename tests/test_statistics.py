@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sb3_trl.study.statistics import (
+from sb3_trl.report.statistics import (
     band,
     evaluations_after,
     final_evaluations,

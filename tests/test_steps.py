@@ -7,13 +7,14 @@ import pytest
 import torch as th
 
 from sb3_trl import TRPL, FixPO
-from sb3_trl.flat_adam import is_plain_adam
-from sb3_trl.policies import ForwardPass
+from sb3_trl.algorithms.trpl import Weights
+from sb3_trl.algorithms.trust_region import TrustRegion
+from sb3_trl.policies.actor_critic import ForwardPass
 from sb3_trl.projections import Gaussian
-from sb3_trl.rollout import Rollout, table
-from sb3_trl.steps import CompiledStep, EagerStep
-from sb3_trl.trpl import Weights
-from sb3_trl.trust_region import TrustRegion
+from sb3_trl.rollouts.rollout import Rollout
+from sb3_trl.steps.flat_adam import is_plain_adam
+from sb3_trl.steps.gradient_step import CompiledStep, EagerStep
+from sb3_trl.table import table
 
 
 def make_model(**kwargs) -> TRPL:

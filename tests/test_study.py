@@ -20,7 +20,7 @@ from support import PointEnv, event_file, vec_env
 
 from sb3_trl import __version__
 from sb3_trl.study import Selection, Study, StudyError
-from sb3_trl.study.store import COLUMNS
+from sb3_trl.study.rows import COLUMNS
 
 #: Every run takes a second or less.
 SMALL = """\
@@ -42,7 +42,7 @@ methods:
     algo: fixpo
     params: {n_envs: 2, n_steps: 32, batch_size: 32, n_epochs: 2, learning_rate: 1e-2, kl_bound: 0.01}
 """
-COMMAND = [sys.executable, "-u", "-m", "sb3_trl.zoo.cli", "study", "small.yml"]
+COMMAND = [sys.executable, "-u", "-m", "sb3_trl.cli", "study", "small.yml"]
 
 
 def table(path: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:

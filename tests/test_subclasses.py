@@ -11,8 +11,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from support import ALGORITHMS, FixPO, all_equal, both, parameters, small, vec_env
 
 from sb3_trl import LeanTRPO
-from sb3_trl.lean_rollout import can_collect
-from sb3_trl.on_policy import LeanRollouts
+from sb3_trl.algorithms.base import LeanRollouts
+from sb3_trl.rollouts.collection import can_collect
 
 every_algorithm = pytest.mark.parametrize("cls", ALGORITHMS)
 

@@ -34,7 +34,7 @@ from sb3_trl.projections import (
     TrustRegionLayer,
     WassersteinProjection,
 )
-from sb3_trl.rollout import Rollout
+from sb3_trl.rollouts.rollout import Rollout
 
 PROJECTIONS = {
     "kl": KLProjection,

@@ -21,7 +21,7 @@ import rl_zoo3.utils
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_trl.zoo import cli
+from sb3_trl import cli
 from sb3_trl.zoo.experiment import Experiment
 from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, hyperparameter_file, hyperparameter_files, register
 

@@ -7,7 +7,7 @@ picture=$(realpath "${1:-$(dirname "$0")/tensorboard.png}")
 folder=$(mktemp -d)
 cd "$folder"
 trap 'kill "${server:-}" 2> /dev/null || true; rm -rf "$folder"' EXIT
-sb3_trl="python -m sb3_trl.zoo.cli"
+sb3_trl="python -m sb3_trl.cli"
 port=${PORT:-6017}
 
 common="--env Pendulum-v1 --seed 0 --eval-freq 5000 --tensorboard-log runs --device cpu"

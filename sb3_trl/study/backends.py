@@ -8,8 +8,9 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from sb3_trl.study.jobs import Job, Outcome
 from sb3_trl.study.reader import StudyError
-from sb3_trl.study.run import Job, Outcome, train
+from sb3_trl.study.run import train
 
 __all__ = ["BACKENDS", "outcomes"]
 

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sb3_trl.study.description import Description, Method, read_description
-from sb3_trl.study.run import Job, Run, make_experiment
+from sb3_trl.study.jobs import Job, Run
+from sb3_trl.study.run import make_experiment
 
 __all__ = ["SEEDS_TOGETHER", "Plan", "make_jobs", "make_plan"]
 
@@ -119,8 +120,8 @@ def _group(description: Description, method: Method, task: str) -> Group:
 
 def _try(group: Group, job: Job) -> Callable[[int], bool] | None:
     """Make a model of the group; return whether compiling pays for so many seeds together, ``None`` if none can be."""
-    from sb3_trl.on_policy import TrustRegionAlgorithm
-    from sb3_trl.study.seed_batch import can_batch
+    from sb3_trl.algorithms.base import TrustRegionAlgorithm
+    from sb3_trl.seeds.batch import can_batch
 
     run, method = group.runs[0], group.method
     with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):

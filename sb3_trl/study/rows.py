@@ -12,11 +12,39 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
-from sb3_trl.study.run import Run
-from sb3_trl.study.store import COLUMNS, VERSIONS
+from sb3_trl.study.jobs import Run
 from sb3_trl.version import __version__
 
-__all__ = ["Rows", "installed_versions"]
+__all__ = ["COLUMNS", "VERSIONS", "Rows", "installed_versions"]
+
+#: Packages on whose versions the numbers depend.
+VERSIONS = ("sb3_trl", "torch", "mujoco", "gymnasium", "stable_baselines3")
+
+#: Columns of ``results.csv``.
+COLUMNS = (
+    "study",
+    "algorithm",
+    "variant",
+    "task",
+    "seed",
+    "step",
+    "eval_return",
+    "eval_return_std",
+    "train_return",
+    "kl_mean",
+    "kl_spread",
+    "kl_max",
+    "mean_distance",
+    "cov_distance",
+    "entropy",
+    "std",
+    "violation_fraction",
+    "projected_fraction",
+    "beta",
+    "fixup_share",
+    "seconds",
+    *VERSIONS,
+)
 
 #: Columns that are means over updates, and the keys that updates log.
 MEANS = {

@@ -13,10 +13,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from sb3_trl.study.jobs import Job, Outcome, Run, run_path
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,68 +26,13 @@ if TYPE_CHECKING:
     from sb3_trl.study.rows import Rows
     from sb3_trl.zoo.experiment import Experiment
 
-__all__ = ["Job", "Outcome", "Run", "make_experiment", "train"]
+__all__ = ["make_experiment", "train"]
 
 #: Algorithms whose trust region is not in their own log.
 MEASURED = ("ppo", "lean_ppo", "a2c", "trpo", "lean_trpo")
 
 #: A process has one random stream for all of its threads: its runs take turns.
 _one_at_a_time = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training with one seed: everything that a process elsewhere has to know."""
-
-    algorithm: str
-    variant: str
-    task: str
-    seed: int
-    n_timesteps: int
-    eval_freq: int
-    n_eval_episodes: int
-    hyperparameters: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.variant} on {self.task}, seed {self.seed}"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the numbers depend on, as JSON has it."""
-        settings = asdict(self)
-        del settings["variant"]
-        return json.loads(json.dumps(settings, default=str))
-
-
-@dataclass(frozen=True)
-class Job:
-    """Runs that one process trains: one, or seeds of one variant on one task side by side.
-
-    :param runs: The runs.
-    :param is_batch: Whether they train in a ``SeedBatch``, where a seed alone learns what it learns among others.
-    :param compile: Whether a batch of seeds is compiled.
-    :param device: Torch's device.
-    :param packages: Modules that register environments.
-    :param status: Folder of this machine in which running trainings write how far they are.
-    :param study_process: The process that waits for the result; a worker that it has started ends with it.
-    """
-
-    runs: tuple[Run, ...]
-    is_batch: bool = False
-    compile: bool = True
-    device: str = "cpu"
-    packages: tuple[str, ...] = ()
-    status: str = ""
-    study_process: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is left of a run: its files by name, or what went wrong."""
-
-    run: Run
-    files: dict[str, bytes]
-    error: str | None = None
 
 
 def train(job: Job) -> list[Outcome]:
@@ -138,7 +85,7 @@ class _Training:
         from stable_baselines3.common.callbacks import EvalCallback
         from stable_baselines3.common.utils import set_random_seed
 
-        from sb3_trl.callbacks import TrustRegionCallback
+        from sb3_trl.monitoring.callbacks import TrustRegionCallback
         from sb3_trl.study.rows import Rows
 
         folder.mkdir()
@@ -180,7 +127,7 @@ class _Training:
 
 
 def _train(job: Job, folder: Path) -> list[Outcome]:
-    from sb3_trl.study.seed_batch import SeedBatch
+    from sb3_trl.seeds.batch import SeedBatch
 
     trainings: dict[int, _Training] = {}
 
@@ -229,8 +176,6 @@ def _one_thread() -> Iterator[None]:
 
 def _reporter(status: str, run: Run) -> Callable[[int], None]:
     """Return a function that writes, once a second at most, how many steps a run has made."""
-    from sb3_trl.study.store import run_path
-
     path = Path(status, "--".join(run_path(run).parts))
     last = 0.0
 

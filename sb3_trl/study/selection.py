@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from sb3_trl.study.jobs import Run
 from sb3_trl.study.reader import StudyError
-from sb3_trl.study.run import Run
 from sb3_trl.zoo.registry import closest
 
 __all__ = ["Selection"]

@@ -9,44 +9,13 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sb3_trl.study.description import file_name
+from sb3_trl.study.jobs import Outcome, Run, run_path
 from sb3_trl.study.reader import StudyError
+from sb3_trl.study.rows import COLUMNS
 
-if TYPE_CHECKING:
-    from sb3_trl.study.run import Outcome, Run
-
-__all__ = ["COLUMNS", "VERSIONS", "Store", "run_path"]
-
-#: Packages on whose versions the numbers depend.
-VERSIONS = ("sb3_trl", "torch", "mujoco", "gymnasium", "stable_baselines3")
-
-#: Columns of ``results.csv``.
-COLUMNS = (
-    "study",
-    "algorithm",
-    "variant",
-    "task",
-    "seed",
-    "step",
-    "eval_return",
-    "eval_return_std",
-    "train_return",
-    "kl_mean",
-    "kl_spread",
-    "kl_max",
-    "mean_distance",
-    "cov_distance",
-    "entropy",
-    "std",
-    "violation_fraction",
-    "projected_fraction",
-    "beta",
-    "fixup_share",
-    "seconds",
-    *VERSIONS,
-)
+__all__ = ["Store"]
 
 
 class Store:
@@ -184,8 +153,3 @@ def _csv_line(values: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue()
-
-
-def run_path(run: Run) -> Path:
-    """Return a run's folder in that of the study."""
-    return Path("runs", file_name(run.variant), file_name(run.task), f"seed{run.seed}")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from sb3_trl.study.backends import outcomes
 from sb3_trl.study.description import file_name
+from sb3_trl.study.jobs import Job, Run
 from sb3_trl.study.plan import Plan, make_jobs, make_plan
 from sb3_trl.study.progress import Display
 from sb3_trl.study.reader import StudyError
-from sb3_trl.study.run import Job, Run
 from sb3_trl.study.selection import Selection
 from sb3_trl.study.store import Store
 

@@ -62,7 +62,7 @@ def children_know_the_algorithms() -> Iterator[None]:
     def call(command: Any, *args: Any, **kwargs: Any) -> int:
         for words, name in scripts.items():
             if isinstance(command, list) and tuple(command[: len(words)]) == words:
-                command = [sys.executable, "-m", "sb3_trl.zoo.cli", name, *command[len(words) :]]
+                command = [sys.executable, "-m", "sb3_trl.cli", name, *command[len(words) :]]
                 break
         return original(command, *args, **kwargs)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.image import imread
 
-from sb3_trl.study.fixpo_items import ABLATIONS, COMPARED, TARGETS
-from sb3_trl.study.reproduce import ITEMS
-from sb3_trl.study.trpl_items import REACHER, TABLE_1, WEIGHTS
+from sb3_trl.papers.fixpo import ABLATIONS, COMPARED, TARGETS
+from sb3_trl.papers.reproduce import ITEMS
+from sb3_trl.papers.trpl import REACHER, TABLE_1, WEIGHTS
 
 #: Rows that the first table of a page must have; the pages of other figures have none.
 ROWS = {

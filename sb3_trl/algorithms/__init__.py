@@ -1,0 +1,1 @@
+"""The algorithms: TRPL, FixPO, PAPI and the baselines that they are compared with."""

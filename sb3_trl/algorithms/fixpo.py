@@ -1,0 +1,417 @@
+"""FixPO: KL-penalised policy optimisation with a fixup phase (Zentner et al., 2023)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from sb3_trl.algorithms.base import TrustRegionAlgorithm
+from sb3_trl.algorithms.enforcement import Checkpoint, refined, roll_back, step_until_clean
+from sb3_trl.algorithms.losses import clipped_values, normalize, surrogate_loss, value_loss
+from sb3_trl.penalty import BetaDual, beta_step, kl_statistic
+from sb3_trl.policies.action_parameters import ActionParameters, Actions, ActionsAndValues, join
+from sb3_trl.policies.actor_critic import parameters_behind, statistics
+from sb3_trl.rollouts.rollout import Rollout, reward_scale
+from sb3_trl.steps.evaluation import Evaluation
+from sb3_trl.steps.flat_adam import Flat
+from sb3_trl.steps.gradient_step import EagerStep, Loss
+from sb3_trl.steps.running_means import RunningMeans
+from sb3_trl.table import Table, table
+
+__all__ = ["FixPO"]
+
+
+class Weights(NamedTuple):
+    """What the terms of the loss are multiplied by, and by how much values may change; ``None`` where nothing is."""
+
+    value: Any
+    entropy: Any
+    clip_range_vf: Any
+
+
+class FixPO(TrustRegionAlgorithm):
+    """Fixup Policy Optimization (Zentner et al., 2023, https://arxiv.org/abs/2312.05405), for any action space.
+
+    Primary phase: −E[π(a|s)/π_old(a|s)·Â] + c_v·L_VF + sg(β)·E[KL], and a step on β after every minibatch that
+    moves the largest KL of any state towards ε_KL/C_β. Fixup phase: steps on the KL alone until no state of the
+    batch has KL > ε_KL. After every update the bound holds at every state of the batch: past ``max_fixup_steps``,
+    or if a divergence is not finite, a halving search back to the old policy ends the phase.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or an ``ActorCriticPolicy``.
+    :param env: The environment, or its id; its actions may be of any space that SB3's PPO takes.
+    :param learning_rate: A number, ``"lin_<x>"`` or a function of the remaining progress.
+    :param n_steps: Steps per environment and update.
+    :param batch_size: Minibatch size of the primary phase.
+    :param n_epochs: Passes over the rollout.
+    :param gamma: Discount factor.
+    :param gae_lambda: λ of generalised advantage estimation.
+    :param kl_bound: ε_KL, nats: how far any state's action distribution may move in one update.
+    :param kl_target_coef: C_β ≥ 1: the primary phase aims at ε_KL/C_β.
+    :param beta_init: β at the start of training.
+    :param beta_learning_rate: Adam's for β; 0 keeps β constant.
+    :param kl_statistic: ``"max"``, or ``"mean"`` to bound the batch's mean divergence instead, in β's loss and in
+        the fixup phase.
+    :param kl_direction: ``"old_new"`` for KL(π_old ‖ π), as in the authors' code, or ``"new_old"``, as in the paper.
+    :param fixup: Run the fixup phase after every ``"epoch"``, after the last one (``"update"``), or never (``"off"``;
+        then nothing is guaranteed).
+    :param fixup_batch_size: States per step of the fixup phase.
+    :param max_fixup_steps: Cap of the gradient steps of one fixup phase.
+    :param clip_range_vf: Clipping of the value function as in SB3's PPO, none by default.
+    :param normalize_advantage: Normalise advantages in each minibatch.
+    :param raw_advantage: Where ``VecNormalize`` divides rewards by the standard deviation σ of returns, multiply
+        advantages by σ, so that they are in the environment's own units, as in the authors' code, which normalises
+        values and not rewards. β is in the same units, and larger by σ. Needs ``normalize_advantage=False``.
+    :param ent_coef: Entropy bonus.
+    :param vf_coef: c_v, weight of the value loss.
+    :param max_grad_norm: Gradient clipping, ``None`` for none.
+    :param compile: Compile the training step into one function. ``"auto"`` does where the steps planned repay
+        the seconds it takes; what cannot be compiled trains without.
+    :param use_sde: As in SB3.
+    :param sde_sample_freq: As in SB3.
+    :param rollout_buffer_class: As in SB3.
+    :param rollout_buffer_kwargs: As in SB3.
+    :param stats_window_size: As in SB3.
+    :param tensorboard_log: As in SB3.
+    :param policy_kwargs: As in SB3.
+    :param verbose: As in SB3.
+    :param seed: As in SB3.
+    :param device: As in SB3.
+    :param _init_setup_model: As in SB3.
+    """
+
+    name: ClassVar[str] = "FixPO"
+    log_prefixes: ClassVar[tuple[str, ...]] = ("fixpo/", "trust_region/entropy", "trust_region/violation")
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+    dual: BetaDual
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        kl_bound: float = 0.5,
+        kl_target_coef: float = 3.0,
+        beta_init: float = 1.0,
+        beta_learning_rate: float = 0.01,
+        kl_statistic: Literal["max", "mean"] = "max",
+        kl_direction: Literal["old_new", "new_old"] = "old_new",
+        fixup: Literal["epoch", "update", "off"] = "epoch",
+        fixup_batch_size: int = 1024,
+        max_fixup_steps: int = 200,
+        clip_range_vf: float | str | Schedule | None = None,
+        normalize_advantage: bool = True,
+        raw_advantage: bool = False,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float | None = 0.5,
+        compile: bool | Literal["auto"] = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,  # type: ignore[arg-type]
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.kl_bound = kl_bound
+        self.kl_target_coef = kl_target_coef
+        self.beta_init = beta_init
+        self.beta_learning_rate = beta_learning_rate
+        self.kl_statistic = kl_statistic
+        self.kl_direction = kl_direction
+        self.fixup = fixup
+        self.fixup_batch_size = fixup_batch_size
+        self.max_fixup_steps = max_fixup_steps
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.raw_advantage = raw_advantage
+        self.compile = compile
+        if _init_setup_model:
+            self._setup_model()
+
+    # --- Algorithm 1 ---
+
+    def train(self) -> None:
+        """Update the policy with the rollout just collected (Algorithm 1)."""
+        self.policy.set_training_mode(True)
+        optimizer, progress = self.policy.optimizer, self._current_progress_remaining
+        self._set_learning_rate(optimizer, self.lr_schedule(progress), "learning_rate")
+        rollout = self._rollout()
+        old = self._action_parameters(rollout)
+        self.dual.set(self.kl_bound, self.kl_target_coef, self.beta_learning_rate)
+        data, states = table((rollout, old, self._weights())), table((rollout.observations, old))
+        start = Checkpoint(self.policy, optimizer)
+        stats, fixup_steps = RunningMeans(), 0
+
+        for epoch in range(self.n_epochs):
+            if not self._primary_phase(data, stats, start):
+                self._rollbacks += 1
+                break
+            if self.fixup == "epoch" or (self.fixup == "update" and epoch == self.n_epochs - 1):
+                fixup_steps += self._fixup_phase(rollout, old, states, start)
+        acting = self._action_parameters(rollout)
+        if self.fixup != "off" and not self._obeys_bound(self._exact_divergence(acting, old)):
+            self._roll_back(rollout, old, start)  # a matter of rounding
+            acting = self._action_parameters(rollout)
+        self._forget_rollout()
+
+        self._n_updates += self.n_epochs
+        self._log_update(rollout, old, acting, stats, fixup_steps)
+
+    def _primary_phase(self, data: Table, stats: RunningMeans, start: Checkpoint) -> bool:
+        """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7).
+
+        Everything is put back if that leads to numbers that are not finite. Returns whether it does not.
+        """
+        forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
+        try:
+            self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **self._beta_rule)
+        except FloatingPointError:
+            start.restore()
+            return False
+        return not start.restore_unless_finite()
+
+    @property
+    def _beta_rule(self) -> dict[str, Any]:
+        """β among what a step takes and changes."""
+        return {"extra": (self.dual.state, self.dual.settings), "after": _step_beta}
+
+    def _weights(self) -> Weights:
+        """Return the weights of the loss's terms, and by how much values may change, as they are now."""
+        clip_range = None if self.clip_range_vf is None else self._scalar(self._now("clip_range_vf"))
+        return Weights(self._scalar(self.vf_coef), self._weight(self.ent_coef), clip_range)
+
+    def _primary_loss(
+        self, forward: Any, batch: Rollout, old: ActionParameters, weights: Weights, dual: th.Tensor, _: th.Tensor
+    ) -> Loss:
+        """Return L_θ = L_π + c_v·L_VF + sg(β)·L_KL and, as ``kl``, the statistic that L_β looks at."""
+        new, values = forward(batch.observations)
+        log_prob = new.log_prob(batch.actions)
+        kl = self._divergence(new, old)
+        advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
+        surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages)
+        clipped = clipped_values(values.flatten(), batch.old_values, weights.clip_range_vf)
+        critic_loss = value_loss(clipped, batch.returns)
+        loss = surrogate + weights.value * critic_loss + dual[0].to(kl.dtype) * kl.mean()
+        if weights.entropy is not None:
+            entropy = new.entropy()
+            loss = loss - weights.entropy * (-log_prob if entropy is None else entropy).mean()
+        statistic = kl_statistic(kl, self.kl_statistic)
+        return loss, {"policy_gradient_loss": surrogate, "value_loss": critic_loss, "kl": statistic}
+
+    def _fixup_phase(self, rollout: Rollout, old: ActionParameters, states: Table, start: Checkpoint) -> int:
+        """Step on the divergence alone until the trust region holds, whatever it takes (lines 8 to 15).
+
+        In the network's evaluation mode, in which the policy acts. Returns the number of gradient steps.
+        """
+        self.policy.set_training_mode(False)
+        forward, optimizer = Actions(self.policy), self.policy.optimizer
+        step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self._beta_rule)
+        size = min(self.fixup_batch_size, states.n_rows)
+        measure = self._measurement(forward, states, size)
+        steps, clean = step_until_clean(states, size, measure, self._is_clean, step, self.max_fixup_steps)
+        if not clean:
+            self._roll_back(rollout, old, start)
+        self.policy.set_training_mode(True)
+        return steps
+
+    def _measurement(self, forward: Actions, states: Table, size: int) -> Evaluation:
+        """Return the divergence at some of the states, float64; mostly by compiled code where steps are compiled."""
+
+        @th.no_grad()
+        def exact(index: th.Tensor) -> th.Tensor:
+            return self._divergence_at(forward, *states.part(states.at(index).rows))
+
+        evaluation = self._compiled_evaluation("divergence", self._divergence_at, forward, states)
+        return exact if evaluation is None else refined(evaluation.of(forward, states, size), exact, self.kl_bound)
+
+    def _divergence_at(self, forward: Any, observations: Any, old: ActionParameters) -> th.Tensor:
+        return self._exact_divergence(forward(observations), old)
+
+    def _is_clean(self, kl: th.Tensor) -> bool:
+        """Return whether states with these divergences need no step."""
+        if not bool(kl.isfinite().all()):
+            raise FloatingPointError
+        return self._obeys_bound(kl)
+
+    def _roll_back(self, rollout: Rollout, old: ActionParameters, start: Checkpoint) -> None:
+        """Move the policy back towards the old one until the trust region holds, if it does not."""
+        policy_state = [*self._policy_parameters, *statistics(self.policy)]
+        self._rollbacks += roll_back(
+            self.policy.optimizer,
+            policy_state,
+            start.values(policy_state),
+            lambda: self._is_inside(rollout, old),
+        )
+
+    def _is_inside(self, rollout: Rollout, old: ActionParameters) -> bool:
+        """Return whether the policy obeys the bound; one whose numbers are not finite does not."""
+        try:
+            return self._obeys_bound(self._exact_divergence(self._action_parameters(rollout), old))
+        except FloatingPointError:
+            return False
+
+    def _fixup_loss(
+        self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor, _: th.Tensor
+    ) -> Loss:
+        """Return sg(β)·L_KL."""
+        kl = self._divergence(forward(observations), old)
+        return dual[0].to(kl.dtype) * kl.mean(), {"kl": kl_statistic(kl, self.kl_statistic)}
+
+    def _divergence(self, new: ActionParameters, old: ActionParameters) -> th.Tensor:
+        """Return the divergence that is bounded, in the direction asked for; shape ``(n,)``."""
+        return old.kl(new) if self.kl_direction == "old_new" else new.kl(old)
+
+    def _exact_divergence(self, new: ActionParameters, old: ActionParameters) -> th.Tensor:
+        """Return the divergence in float64, in which it is compared with the bound; shape ``(n,)``."""
+        return self._divergence(new.double(), old.double())
+
+    def _obeys_bound(self, kl: th.Tensor) -> bool:
+        return bool(kl_statistic(kl, self.kl_statistic) <= self.kl_bound)
+
+    # --- plumbing ---
+
+    def _rollout(self) -> Rollout:
+        rollout = super()._rollout()
+        if not self.raw_advantage:
+            return rollout
+        return rollout._replace(advantages=rollout.advantages * reward_scale(self.get_vec_normalize_env()))
+
+    def _action_parameters(self, rollout: Rollout) -> ActionParameters:
+        """Return the policy's distributions at all states of the rollout, without gradient."""
+        return join(self._evaluate(Actions(self.policy), rollout.observations))
+
+    def _log_update(
+        self,
+        rollout: Rollout,
+        old: ActionParameters,
+        acting: ActionParameters,
+        stats: RunningMeans,
+        fixup_steps: int,
+    ) -> None:
+        means = stats.read()
+        means.pop("kl", None)  # of an update that broke off there is none
+        self._log("train", means)
+        self._log_explained_variance(rollout)
+        acting, old = acting.double(), old.double()
+        bounded, kl = self._divergence(acting, old), acting.kl(old)
+        values = {
+            "kl_mean": kl.mean().item(),
+            "kl_max": kl.max().item(),
+            "violation_fraction": (bounded > self.kl_bound).double().mean().item(),
+        }
+        entropy = acting.entropy()
+        if entropy is not None:
+            values["entropy"] = entropy.mean().item()
+        self._log("trust_region", values)
+        primary_steps = self.n_epochs * -(-len(rollout.returns) // self.batch_size)
+        fixpo = {
+            "kl_max": bounded.max().item(),
+            "kl_bound": self.kl_bound,
+            "beta": self.dual.value.item(),
+            "fixup_steps": fixup_steps,
+            "fixup_share": fixup_steps / (primary_steps + fixup_steps),
+            "rollbacks": self._rollbacks,
+        }
+        self._log("fixpo", fixpo)
+        if hasattr(self.policy, "log_std"):
+            self._log("train", {"std": self.policy.log_std.exp().mean().item()})
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        self._rollbacks = getattr(self, "_rollbacks", 0)
+        super()._setup_model()
+        if self.clip_range_vf is not None:
+            self._schedule("clip_range_vf")  # which says what is wrong with it
+        self.dual = BetaDual(self.kl_bound, self.kl_target_coef, self.beta_init, self.beta_learning_rate)
+        self.dual.to(self.device)
+        if self.use_sde:
+            self.policy.reset_noise()
+        self._policy_parameters = parameters_behind(
+            self.policy,
+            lambda x: Actions(self.policy)(x).total(),
+            self.policy.pi_features_extractor,
+        )
+
+    def _check_arguments(self) -> None:
+        choices = {
+            "kl_statistic": ("max", "mean"),
+            "kl_direction": ("old_new", "new_old"),
+            "fixup": ("epoch", "update", "off"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {allowed}.")
+        least = {"kl_target_coef": 1, "beta_init": 0, "beta_learning_rate": 0}
+        least |= {"max_fixup_steps": 1, "fixup_batch_size": 1}
+        for name, minimum in least.items():
+            if not getattr(self, name) >= minimum:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {minimum}.")
+        if self.raw_advantage and self.normalize_advantage:
+            raise ValueError("raw_advantage=True needs normalize_advantage=False, which would undo it.")
+        if not self.kl_bound > 0:
+            raise ValueError(f"kl_bound={self.kl_bound} must be positive; a larger bound is a larger trust region.")
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_policy_parameters"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer", "dual"], []
+
+    def _can_compile(self) -> bool:
+        return Actions(self.policy).is_pure and not self.use_sde
+
+
+def _step_beta(extra: Flat, scalars: dict[str, th.Tensor]) -> Flat:
+    """The step on L_β that follows every step on the policy."""
+    state, settings = extra
+    return beta_step(state, scalars["kl"], settings), settings

@@ -1,0 +1,1 @@
+"""What is watched while training runs: the trust region, charts of TensorBoard, numbers that are not finite."""

@@ -1,0 +1,19 @@
+"""Actor-critic policies whose Gaussian can be projected, and action distributions as tensors."""
+
+from sb3_trl.policies.actor_critic import (
+    CnnPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    SingleOptimizerPolicy,
+    TRPLPolicy,
+)
+from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+
+__all__ = [
+    "CnnPolicy",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "ProjectedGaussianDistribution",
+    "SingleOptimizerPolicy",
+    "TRPLPolicy",
+]

@@ -1,0 +1,329 @@
+"""The parameters of SB3's action distributions as plain tensors: kept, indexed, and compared by KL divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any, TypeAlias
+
+import torch as th
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
+)
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sb3_trl.penalty import bernoulli_kl, categorical_kl
+from sb3_trl.policies.actor_critic import TRPLPolicy, actor_latent, latents
+from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+from sb3_trl.projections import Gaussian
+from sb3_trl.projections.gaussian import kl as gaussian_kl
+from sb3_trl.table import Table, table
+
+__all__ = [
+    "ActionParameters",
+    "Actions",
+    "ActionsAndValues",
+    "Family",
+    "action_parameters",
+    "join",
+]
+
+Parameters: TypeAlias = tuple[Tensor, ...]
+#: Maps a policy and its actor's last hidden layer to the action parameters.
+Head: TypeAlias = Callable[[ActorCriticPolicy, Tensor], "ActionParameters"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What can be computed from the parameters of one kind of action distribution.
+
+    :param kl: Maps the parameters of p and of q to KL(p ‖ q) in nats, ``(n,)``.
+    :param log_prob: Maps parameters and actions to log-densities or log-probabilities, ``(n,)``.
+    :param entropy: Maps parameters to entropies in nats, ``(n,)``; ``None`` where there is no closed form.
+    """
+
+    kl: Callable[[Parameters, Parameters], Tensor]
+    log_prob: Callable[[Parameters, Tensor], Tensor]
+    entropy: Callable[[Parameters], Tensor | None]
+
+
+@dataclass(frozen=True)
+class ActionParameters:
+    """What an action distribution is at n states, apart from the object that SB3 refills.
+
+    :param tensors: Its parameters, n rows each.
+    :param family: Its kind.
+    """
+
+    tensors: Parameters
+    family: Family
+
+    def kl(self, other: ActionParameters) -> Tensor:
+        """Return KL(self ‖ other) in nats, differentiable in both; shape ``(n,)``."""
+        return self.family.kl(self.tensors, other.tensors)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log-probability of one action per state; shape ``(n,)``."""
+        return self.family.log_prob(self.tensors, actions)
+
+    def entropy(self) -> Tensor | None:
+        """Return the entropy in nats, ``(n,)``; ``None`` where there is no closed form."""
+        return self.family.entropy(self.tensors)
+
+    def double(self) -> ActionParameters:
+        """Return the same parameters in float64, in which divergences are compared with bounds."""
+        return ActionParameters(tuple(t.double() for t in self.tensors), self.family)
+
+    def total(self) -> Tensor:
+        """Return the sum of all parameters, a scalar that depends on every one of them."""
+        return th.stack([t.sum() for t in self.tensors]).sum()
+
+
+@table.register
+def _(data: ActionParameters) -> Table:
+    kind = (ActionParameters, data.family, len(data.tensors))
+    return Table(data.tensors, (), lambda rows, shared: ActionParameters(tuple(rows), data.family), kind)
+
+
+class Actions(nn.Module):
+    """The action parameters of an actor-critic policy, as tensors alone.
+
+    :param policy: Any of SB3's, with a distribution that ``action_parameters`` knows.
+    :raises FloatingPointError: by calls, where torch makes no distribution of what the policy says because it is not
+        finite; only for policies and distributions of other packages, the others are then not finite themselves.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+        known = head.dispatch(type(policy.action_dist))  # compiled code cannot choose by type
+        is_known = known is not head.dispatch(object) and type(policy)._get_action_dist_from_latent in _OWN_HEADS
+        self._head = head(policy.action_dist) if is_known else None
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether they are a function of tensors alone, which can be compiled."""
+        return self._head is not None
+
+    def forward(self, observations: Any) -> Any:
+        """Return them at a batch of observations."""
+        return self._actions(actor_latent(self.policy, observations))
+
+    def _actions(self, latent: Tensor) -> ActionParameters:
+        if self._head is not None:
+            return self._head(self.policy, latent)
+        try:
+            distribution = self.policy._get_action_dist_from_latent(latent)
+        except ValueError as error:
+            raise FloatingPointError(f"The policy's action distribution cannot be made: {error}") from error
+        return action_parameters(distribution)
+
+
+class ActionsAndValues(Actions):
+    """The action parameters and the values ``(batch, 1)`` of an actor-critic policy, as tensors alone."""
+
+    def forward(self, observations: Any) -> tuple[ActionParameters, Tensor]:
+        """Return both at a batch of observations."""
+        latent_pi, latent_vf = latents(self.policy, observations)
+        return self._actions(latent_pi), self.policy.value_net(latent_vf)
+
+
+def join(parts: Sequence[ActionParameters]) -> ActionParameters:
+    """Return the parameters of several batches of states as one."""
+    tensors = zip(*(part.tensors for part in parts), strict=True)
+    return ActionParameters(tuple(th.cat(column) for column in tensors), parts[0].family)
+
+
+# --- from the objects of SB3 ---
+
+
+@singledispatch
+def action_parameters(distribution: Distribution) -> ActionParameters:
+    """Return the parameters of a distribution, with their gradient history.
+
+    Knows every distribution for which SB3 has a closed form of the divergence: diagonal Gaussian, gSDE's,
+    categorical, multi-categorical, Bernoulli, and this package's Gaussians.
+
+    :raises TypeError: for any other.
+    """
+    raise TypeError(
+        f"No KL divergence is known for {type(distribution).__name__}: register one with "
+        "sb3_trl.policies.action_parameters.action_parameters.register."
+    )
+
+
+@action_parameters.register
+def _(distribution: DiagGaussianDistribution) -> ActionParameters:
+    normal = distribution.distribution
+    return ActionParameters((normal.mean, normal.stddev), DIAGONAL)
+
+
+@action_parameters.register
+def _(distribution: StateDependentNoiseDistribution) -> ActionParameters:
+    normal = distribution.distribution
+    return ActionParameters((normal.mean, normal.stddev), _family_of_gsde(distribution))
+
+
+@action_parameters.register
+def _(distribution: ProjectedGaussianDistribution) -> ActionParameters:
+    return _of_gaussian(distribution.gaussian)
+
+
+@action_parameters.register
+def _(distribution: CategoricalDistribution) -> ActionParameters:
+    return ActionParameters((distribution.distribution.logits,), CATEGORICAL)
+
+
+@action_parameters.register
+def _(distribution: MultiCategoricalDistribution) -> ActionParameters:
+    return ActionParameters(tuple(factor.logits for factor in distribution.distribution), CATEGORICAL)
+
+
+@action_parameters.register
+def _(distribution: BernoulliDistribution) -> ActionParameters:
+    return ActionParameters((distribution.distribution.logits,), BERNOULLI)
+
+
+# --- from the actor's last hidden layer, without those objects ---
+
+#: Policies whose heads are those below; a class that overrides this method has a head of its own.
+_OWN_HEADS = (ActorCriticPolicy._get_action_dist_from_latent, TRPLPolicy._get_action_dist_from_latent)
+
+
+@singledispatch
+def head(distribution: Distribution) -> Head:
+    """Return what makes of the latent state what ``action_parameters`` returns; a function that can be compiled."""
+    raise TypeError(f"{type(distribution).__name__} is known as an object only.")
+
+
+@head.register
+def _(distribution: ProjectedGaussianDistribution) -> Head:
+    def gaussian(policy: Any, latent: Tensor) -> ActionParameters:
+        return _of_gaussian(distribution.make_gaussian(policy.action_net(latent), policy.scale_net(latent)))
+
+    return gaussian
+
+
+@head.register
+def _(distribution: DiagGaussianDistribution) -> Head:
+    def gaussian(policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+        mean = policy.action_net(latent)
+        return ActionParameters((mean, policy.log_std.exp().expand_as(mean)), DIAGONAL)
+
+    return gaussian
+
+
+@head.register
+def _(distribution: StateDependentNoiseDistribution) -> Head:
+    family = _family_of_gsde(distribution)
+
+    def gaussian(policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+        features = latent if distribution.learn_features else latent.detach()
+        variance = th.mm(features**2, distribution.get_std(policy.log_std) ** 2)
+        return ActionParameters((policy.action_net(latent), th.sqrt(variance + distribution.epsilon)), family)
+
+    return gaussian
+
+
+@head.register
+def _(distribution: CategoricalDistribution) -> Head:
+    return lambda policy, latent: ActionParameters((policy.action_net(latent).log_softmax(-1),), CATEGORICAL)
+
+
+@head.register
+def _(distribution: MultiCategoricalDistribution) -> Head:
+    sizes = [int(n) for n in distribution.action_dims]  # NumPy's numbers cannot be compiled
+
+    def categories(policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
+        parts = policy.action_net(latent).split(sizes, -1)
+        return ActionParameters(tuple(part.log_softmax(-1) for part in parts), CATEGORICAL)
+
+    return categories
+
+
+@head.register
+def _(distribution: BernoulliDistribution) -> Head:
+    return lambda policy, latent: ActionParameters((policy.action_net(latent),), BERNOULLI)
+
+
+# --- families ---
+
+
+def _of_gaussian(gaussian: Gaussian) -> ActionParameters:
+    event = gaussian.scale.shape[-1:] if gaussian.is_diagonal else gaussian.scale.shape[-2:]
+    scale = gaussian.scale.expand(*gaussian.mean.shape[:-1], *event)
+    return ActionParameters((gaussian.mean, scale), DIAGONAL if gaussian.is_diagonal else FULL)
+
+
+def _family_of_gsde(distribution: StateDependentNoiseDistribution) -> Family:
+    bijector = distribution.bijector
+    if bijector is None:
+        return DIAGONAL
+
+    def log_prob(parameters: Parameters, actions: Tensor) -> Tensor:
+        gaussian_actions = bijector.inverse(actions)
+        return _diagonal(parameters).log_prob(gaussian_actions) - bijector.log_prob_correction(gaussian_actions).sum(-1)
+
+    # A squashing of the actions (tanh) is a bijection and leaves the divergence as it is.
+    return Family(_diagonal_kl, log_prob, lambda parameters: None)
+
+
+def _diagonal(parameters: Parameters) -> Gaussian:
+    return Gaussian(parameters[0], std=parameters[1])
+
+
+def _full(parameters: Parameters) -> Gaussian:
+    return Gaussian(parameters[0], scale_tril=parameters[1])
+
+
+def _diagonal_kl(p: Parameters, q: Parameters) -> Tensor:
+    mean, cov = gaussian_kl(_diagonal(p), _diagonal(q))
+    return mean + cov
+
+
+def _full_kl(p: Parameters, q: Parameters) -> Tensor:
+    mean, cov = gaussian_kl(_full(p), _full(q))
+    return mean + cov
+
+
+def _categorical_kl(p: Parameters, q: Parameters) -> Tensor:
+    return th.stack([categorical_kl(a, b) for a, b in zip(p, q, strict=True)]).sum(0)
+
+
+def _categorical_log_prob(factors: Parameters, actions: Tensor) -> Tensor:
+    columns = actions.long().reshape(len(actions), len(factors)).unsqueeze(-1).unbind(1)
+    return th.cat([logits.gather(-1, a) for logits, a in zip(factors, columns, strict=True)], -1).sum(-1)
+
+
+def _categorical_entropy(factors: Parameters) -> Tensor:
+    # As torch: the most negative finite number stands for the −∞ of an impossible action.
+    finite = (logits.clamp(min=th.finfo(logits.dtype).min) for logits in factors)
+    return th.stack([-(logits.exp() * logits).sum(-1) for logits in finite]).sum(0)
+
+
+def _bernoulli_kl(p: Parameters, q: Parameters) -> Tensor:
+    return bernoulli_kl(p[0], q[0])
+
+
+def _bernoulli_log_prob(parameters: Parameters, actions: Tensor) -> Tensor:
+    (logits,) = parameters
+    return -F.binary_cross_entropy_with_logits(logits, actions.to(logits.dtype), reduction="none").sum(-1)
+
+
+def _bernoulli_entropy(parameters: Parameters) -> Tensor:
+    (logits,) = parameters
+    return F.binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none").sum(-1)
+
+
+DIAGONAL = Family(_diagonal_kl, lambda p, a: _diagonal(p).log_prob(a), lambda p: _diagonal(p).entropy())
+FULL = Family(_full_kl, lambda p, a: _full(p).log_prob(a), lambda p: _full(p).entropy())
+CATEGORICAL = Family(_categorical_kl, _categorical_log_prob, _categorical_entropy)
+BERNOULLI = Family(_bernoulli_kl, _bernoulli_log_prob, _bernoulli_entropy)

@@ -1,0 +1,353 @@
+"""Actor-critic policies whose Gaussian can be projected onto a trust region."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+from sb3_trl.projections import Gaussian
+from sb3_trl.random_state import preserved_random_state
+
+__all__ = [
+    "CnnPolicy",
+    "DistributionAndValues",
+    "ForwardPass",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "SingleOptimizerPolicy",
+    "TRPLPolicy",
+    "actor_latent",
+    "latents",
+    "parameters_behind",
+]
+
+
+class TRPLPolicy(ActorCriticPolicy):
+    """SB3's actor-critic policy with a ``ProjectedGaussianDistribution`` and separate actor and critic.
+
+    The critic has an optimiser of its own, unless the two networks share parameters
+    (``share_features_extractor=True`` with an extractor that has any).
+
+    :param observation_space: Observation space.
+    :param action_space: Action space, a ``Box``.
+    :param lr_schedule: The actor's learning rate.
+    :param covariance: ``"diag"`` or ``"full"``.
+    :param contextual_std: Whether the covariance depends on the state.
+    :param init_std: Standard deviation of the untrained policy, in the actions' own units.
+    :param min_std: Smallest standard deviation.
+    :param net_arch: As in SB3; two layers of 64 for each network by default.
+    :param activation_fn: As in SB3.
+    :param ortho_init: Orthogonal initialisation: gain √2 for hidden layers, 0.01 for mean and contextual std,
+        1 for the value.
+    :param use_sde: Not available.
+    :param features_extractor_class: As in SB3.
+    :param features_extractor_kwargs: As in SB3.
+    :param share_features_extractor: Whether actor and critic share the features extractor.
+    :param normalize_images: As in SB3.
+    :param optimizer_class: As in SB3.
+    :param optimizer_kwargs: As in SB3; for Adam by default ``eps=1e-5`` and the fused implementation.
+    """
+
+    action_dist: ProjectedGaussianDistribution
+    critic_optimizer: th.optim.Optimizer | None
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        covariance: Literal["diag", "full"] = "diag",
+        contextual_std: bool = False,
+        init_std: float = 0.37,
+        min_std: float = 1e-5,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        use_sde: bool = False,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if use_sde:
+            raise ValueError("Trust region layers project Gaussians in the action: use_sde is not available.")
+        if not isinstance(action_space, spaces.Box):
+            raise ValueError(f"{type(self).__name__} is Gaussian and needs a Box action space, not {action_space}.")
+        self._gaussian_kwargs: dict[str, Any] = {
+            "covariance": covariance,
+            "contextual_std": contextual_std,
+            "init_std": init_std,
+            "min_std": min_std,
+        }
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = {"eps": 1e-5, "fused": True}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=net_arch,
+            activation_fn=activation_fn,
+            ortho_init=ortho_init,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+            share_features_extractor=share_features_extractor,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+
+    def gaussian(self, observations: Any) -> Gaussian:
+        """Return the predicted Gaussian π_θ(·|s) at a batch of observations."""
+        return self.get_distribution(observations).gaussian
+
+    def gaussian_and_values(self, observations: Any) -> tuple[Gaussian, th.Tensor]:
+        """Return the predicted Gaussian and the values ``(batch, 1)``, with one pass through shared layers."""
+        latent_pi, latent_vf = latents(self, observations)
+        return self._get_action_dist_from_latent(latent_pi).gaussian, self.value_net(latent_vf)
+
+    def get_distribution(self, obs: Any) -> ProjectedGaussianDistribution:
+        """Return the policy's distribution at a batch of observations."""
+        return self._get_action_dist_from_latent(actor_latent(self, obs))
+
+    def predict_values(self, obs: Any) -> th.Tensor:
+        """Return the values at a batch of observations, ``(batch, 1)``."""
+        return self.value_net(self.mlp_extractor.forward_critic(_features(self, obs, critic=True)))
+
+    def set_scale(self, scale: th.Tensor) -> None:
+        """Set the non-contextual standard deviation (or Cholesky factor), exactly."""
+        self.scale_net.set_scale(scale)
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the policy depends on, frozen ones among them."""
+
+        def outputs(observation: Any) -> th.Tensor:
+            gaussian = self.gaussian(observation)
+            return gaussian.mean.sum() + gaussian.scale.sum()
+
+        return parameters_behind(self, outputs, self.pi_features_extractor)
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the value depends on, frozen ones among them."""
+        return parameters_behind(self, lambda x: self.predict_values(x).sum(), self.vf_features_extractor)
+
+    @property
+    def shares_parameters(self) -> bool:
+        """Whether actor and critic have parameters in common, and so one optimiser and one loss."""
+        return self.critic_optimizer is None
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.action_dist = ProjectedGaussianDistribution(get_action_dim(self.action_space), **self._gaussian_kwargs)
+        self._build_mlp_extractor()
+        self.action_net, self.scale_net = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)
+        self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
+        if self.ortho_init:
+            self._initialise_orthogonally()
+        self._build_optimizers(lr_schedule(1))
+
+    def _initialise_orthogonally(self) -> None:
+        gains = {
+            self.mlp_extractor: np.sqrt(2),
+            self.action_net: 0.01,
+            self.scale_net: 0.01,
+            self.value_net: 1.0,
+        }
+        gains[self.pi_features_extractor] = gains[self.vf_features_extractor] = np.sqrt(2)
+        for module, gain in gains.items():
+            module.apply(partial(self.init_weights, gain=gain))
+
+    def _build_optimizers(self, learning_rate: float) -> None:
+        actor, critic = self.actor_parameters(), self.critic_parameters()
+        if any(p.requires_grad for p in set(actor) & set(critic)):
+            self.optimizer, self.critic_optimizer = self.make_optimizer(list(self.parameters()), learning_rate), None
+        else:
+            self.optimizer = self.make_optimizer(actor, learning_rate)
+            self.critic_optimizer = self.make_optimizer(critic, learning_rate)
+
+    def make_optimizer(self, parameters: list[nn.Parameter], learning_rate: float) -> th.optim.Optimizer:
+        """Return a new optimiser of the policy's class for some of its parameters."""
+        kwargs: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
+        return self.optimizer_class(parameters, **kwargs)
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> ProjectedGaussianDistribution:
+        distribution = copy.copy(self.action_dist)
+        return distribution.proba_distribution(self.action_net(latent_pi), self.scale_net(latent_pi))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        for unused in ("use_sde", "log_std_init", "squash_output", "full_std", "use_expln"):
+            data.pop(unused, None)
+        return data | self._gaussian_kwargs | {"share_features_extractor": self.share_features_extractor}
+
+
+class TRPLCnnPolicy(TRPLPolicy):
+    """``TRPLPolicy`` for image observations (NatureCNN)."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+
+class TRPLMultiInputPolicy(TRPLPolicy):
+    """``TRPLPolicy`` for ``Dict`` observations (CombinedExtractor)."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+
+class SingleOptimizerPolicy(TRPLPolicy):
+    """``TRPLPolicy`` with one optimiser for actor and critic, for algorithms that know of only one.
+
+    With it SB3's PPO has covariances that depend on the state:
+    ``PPO(SingleOptimizerPolicy, env, policy_kwargs={"contextual_std": True})``.
+    """
+
+    def _build_optimizers(self, learning_rate: float) -> None:
+        self.optimizer, self.critic_optimizer = self.make_optimizer(list(self.parameters()), learning_rate), None
+
+
+class ForwardPass(nn.Module):
+    """One method of a policy as a module, so that ``torch.func`` can call it with other parameters.
+
+    :param policy: The policy.
+    :param method: Name of a method that maps observations to tensors.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, method: str) -> None:
+        super().__init__()
+        self.policy = policy
+        self.method = method
+
+    def forward(self, observations: Any) -> Any:
+        """Return what the policy's method returns."""
+        return getattr(self.policy, self.method)(observations)
+
+
+class DistributionAndValues(nn.Module):
+    """The action distribution and the values ``(batch, 1)`` of any actor-critic policy of SB3.
+
+    Layers that actor and critic share are passed once.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observations: Any) -> tuple[Any, th.Tensor]:
+        """Return the distribution and the values at a batch of observations."""
+        latent_pi, latent_vf = latents(self.policy, observations)
+        return self.policy._get_action_dist_from_latent(latent_pi), self.policy.value_net(latent_vf)
+
+
+def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor]:
+    """Return the last hidden layers of actor and critic, passing once through what they share."""
+    features = policy.extract_features(observations)
+    if isinstance(features, tuple):
+        pi_features, vf_features = features
+        return policy.mlp_extractor.forward_actor(pi_features), policy.mlp_extractor.forward_critic(vf_features)
+    return policy.mlp_extractor(features)
+
+
+def actor_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
+    """Return the last hidden layer of the actor alone."""
+    return policy.mlp_extractor.forward_actor(_features(policy, observations, critic=False))
+
+
+def _features(policy: ActorCriticPolicy, observations: Any, critic: bool) -> th.Tensor:
+    """Return the features of the critic or of the actor alone; of both, where a policy extracts them in its own way."""
+    if type(policy).extract_features is ActorCriticPolicy.extract_features:
+        extractor = policy.vf_features_extractor if critic else policy.pi_features_extractor
+        return BasePolicy.extract_features(policy, observations, extractor)
+    features = policy.extract_features(observations)
+    return features[critic] if isinstance(features, tuple) else features
+
+
+MlpPolicy = TRPLPolicy
+CnnPolicy = TRPLCnnPolicy
+MultiInputPolicy = TRPLMultiInputPolicy
+
+
+def parameters_behind(
+    policy: ActorCriticPolicy, function: Callable[[Any], th.Tensor], extractor: nn.Module
+) -> list[nn.Parameter]:
+    """Return the parameters of a policy that a scalar function of an observation depends on, frozen ones among them.
+
+    They are found by a look at the gradient at one observation of the space, and those of ``extractor``, whose code may
+    choose by the observation what it uses, or pass an encoder without gradient, belong together.
+
+    :param policy: The policy.
+    :param function: Maps a batch of observations to a scalar.
+    :param extractor: The features extractor that it uses.
+    """
+    parameters = list(policy.parameters())
+    was_training, were_trained = policy.training, [p.requires_grad for p in parameters]
+    policy.train(False)  # one observation has no batch statistics
+    try:
+        for p in parameters:
+            p.requires_grad_(p.is_floating_point())
+        with th.enable_grad(), preserved_random_state():
+            output = function(policy.obs_to_tensor(_sample(policy.observation_space))[0])
+        wanted = [p for p in parameters if p.requires_grad]
+        gradients = th.autograd.grad(output, wanted, allow_unused=True) if output.requires_grad else []
+    finally:
+        policy.train(was_training)
+        for p, was_trained in zip(parameters, were_trained, strict=True):
+            p.requires_grad_(was_trained)
+    reached = {id(p) for p, gradient in zip(wanted, gradients, strict=False) if gradient is not None}
+    reached |= {id(p) for p in extractor.parameters()}
+    return [p for p in parameters if id(p) in reached]
+
+
+def statistics(policy: nn.Module) -> list[th.Tensor]:
+    """Return what a policy's layers keep besides parameters, such as the running means of a batch normalisation."""
+    return [buffer for buffer in policy.buffers() if buffer.is_floating_point()]
+
+
+def _sample(space: spaces.Space) -> Any:
+    """Return an observation of the space, always the same, without drawing from anybody's random numbers."""
+    own = copy.deepcopy(space)
+    own.seed(0)
+    return own.sample()

@@ -1,0 +1,1 @@
+"""From a table of results to estimates, Markdown and pictures: ``sb3-trl report``."""

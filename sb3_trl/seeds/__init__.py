@@ -1,0 +1,1 @@
+"""Many seeds of one configuration at once: actions from one pass, updates in lockstep."""

@@ -1,0 +1,1 @@
+"""Gradient steps on pure losses: eager, compiled, or mapped over seeds."""

@@ -1,0 +1,72 @@
+"""What is to be trained, as what a process elsewhere has to know, and what comes back from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sb3_trl.study.description import file_name
+
+__all__ = ["Job", "Outcome", "Run", "run_path"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with one seed: everything that a process elsewhere has to know."""
+
+    algorithm: str
+    variant: str
+    task: str
+    seed: int
+    n_timesteps: int
+    eval_freq: int
+    n_eval_episodes: int
+    hyperparameters: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.variant} on {self.task}, seed {self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on, as JSON has it."""
+        settings = asdict(self)
+        del settings["variant"]
+        return json.loads(json.dumps(settings, default=str))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that one process trains: one, or seeds of one variant on one task side by side.
+
+    :param runs: The runs.
+    :param is_batch: Whether they train in a ``SeedBatch``, where a seed alone learns what it learns among others.
+    :param compile: Whether a batch of seeds is compiled.
+    :param device: Torch's device.
+    :param packages: Modules that register environments.
+    :param status: Folder of this machine in which running trainings write how far they are.
+    :param study_process: The process that waits for the result; a worker that it has started ends with it.
+    """
+
+    runs: tuple[Run, ...]
+    is_batch: bool = False
+    compile: bool = True
+    device: str = "cpu"
+    packages: tuple[str, ...] = ()
+    status: str = ""
+    study_process: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of a run: its files by name, or what went wrong."""
+
+    run: Run
+    files: dict[str, bytes]
+    error: str | None = None
+
+
+def run_path(run: Run) -> Path:
+    """Return a run's folder in that of the study."""
+    return Path("runs", file_name(run.variant), file_name(run.task), f"seed{run.seed}")
