@@ -24,7 +24,7 @@ from training import Contestant, trpl_seeds
 
 from sb3_trl import TRPL
 from sb3_trl.algorithms.trust_region import TrustRegion
-from sb3_trl.policies.actor_critic import ForwardPass
+from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollouts.rollout import Rollout
 from sb3_trl.steps.gradient_step import CompiledStep, EagerStep

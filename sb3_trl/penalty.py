@@ -7,7 +7,7 @@ Zentner et al., *Guaranteed Trust Region Optimization via Two-Phase KL Penalizat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,12 +100,25 @@ class BetaDual(nn.Module):
         """β."""
         return self.state[0]
 
+    @property
+    def rule(self) -> dict[str, Any]:
+        """β among what a gradient step takes and changes: ``extra`` tensors, and what they are ``after`` it.
+
+        The step reports D_KL as ``kl``.
+        """
+        return {"extra": (self.state, self.settings), "after": _after_step}
+
     def update(self, divergence: Tensor) -> None:
         """Take one step on L_β.
 
         :param divergence: D_KL, a scalar.
         """
         self.state.copy_(beta_step(self.state, divergence.detach(), self.settings))
+
+
+def _after_step(extra: tuple[Tensor, ...], scalars: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    state, settings = extra
+    return beta_step(state, scalars["kl"], settings), settings
 
 
 @torch.no_grad()

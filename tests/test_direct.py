@@ -6,8 +6,8 @@ from support import vec_env
 from torch import nn
 
 from sb3_trl import TRPL
-from sb3_trl.policies.actor_critic import ForwardPass
 from sb3_trl.policies.direct import direct
+from sb3_trl.policies.forward import ForwardPass
 
 
 def make_model(observation: str, policy: str, **policy_kwargs) -> TRPL:

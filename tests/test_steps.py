@@ -7,9 +7,9 @@ import pytest
 import torch as th
 
 from sb3_trl import TRPL, FixPO
-from sb3_trl.algorithms.trpl import Weights
+from sb3_trl.algorithms.losses import Weights
 from sb3_trl.algorithms.trust_region import TrustRegion
-from sb3_trl.policies.actor_critic import ForwardPass
+from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollouts.rollout import Rollout
 from sb3_trl.steps.flat_adam import is_plain_adam

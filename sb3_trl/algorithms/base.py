@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
@@ -17,6 +15,7 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_trl.algorithms.arguments import check_at_least, check_choices, check_policy_kwargs
 from sb3_trl.monitoring.dashboard import DashboardCallback
 from sb3_trl.monitoring.finite import FiniteCheckCallback
 from sb3_trl.rollouts.collection import can_collect, collect_rollout
@@ -95,23 +94,19 @@ class TrustRegionAlgorithm(LeanRollouts):
     _lockstep: Any = None
 
     def _setup_model(self) -> None:
-        if self.compile not in (True, False, "auto"):
-            raise ValueError(f"compile={self.compile!r} is unknown: choose True, False or 'auto'.")
+        check_choices(self, {"compile": (True, False, "auto")})
         self._compiled_steps: dict[str, CompiledStep] = {}
         self._evaluations: dict[str, CompiledEvaluation] = {}
         self._schedules: dict[str, tuple[Any, Any]] = {}
         self._check_rollout_size()
-        self._check_policy_kwargs()
+        check_policy_kwargs(self.policy_class, self.policy_kwargs)
         super()._setup_model()
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         return super()._init_callback(_first(DashboardCallback(self.log_prefixes), callback), progress_bar)
 
     def _check_rollout_size(self) -> None:
-        for argument in ("n_steps", "batch_size", "n_epochs"):
-            value = getattr(self, argument)
-            if value < 1:
-                raise ValueError(f"{argument}={value} must be at least 1.")
+        check_at_least(self, {"n_steps": 1, "batch_size": 1, "n_epochs": 1})
         if getattr(self, "normalize_advantage", False) and self.batch_size == 1:
             raise ValueError(
                 "batch_size=1 with normalize_advantage=True: one advantage cannot be normalised. Increase batch_size, "
@@ -134,17 +129,6 @@ class TrustRegionAlgorithm(LeanRollouts):
                 f"{self.env.num_envs} = {size}: every epoch has a truncated mini-batch of {size % self.batch_size}.",
                 stacklevel=2,
             )
-
-    def _check_policy_kwargs(self) -> None:
-        known, takes_others = _arguments_of(self.policy_class)
-        for key in self.policy_kwargs:
-            guess = difflib.get_close_matches(key, known, n=1)
-            if key not in known and (guess or not takes_others):
-                hint = f"did you mean {guess[0]!r}? " if guess else ""
-                raise ValueError(
-                    f"policy_kwargs has {key!r}, which {self.policy_class.__name__} does not know: {hint}"
-                    f"It takes {', '.join(sorted(known))}."
-                )
 
     # --- the rollout and passes over it ---
 
@@ -315,21 +299,3 @@ class TrustRegionAlgorithm(LeanRollouts):
                 f"A parameter of the policy is not finite after {self.num_timesteps} timesteps. Lower the learning "
                 "rate, clip gradients (max_grad_norm=0.5), or normalise observations and rewards (VecNormalize)."
             )
-
-
-def _arguments_of(policy_class: type) -> tuple[set[str], bool]:
-    """Return what a policy's constructor takes from ``policy_kwargs``, and whether it may take something else, too.
-
-    A class of somebody's own may do with its ``**kwargs`` what it wants; those of SB3 and this package hand them on.
-    """
-    known: set[str] = set()
-    takes_others = False
-    for cls in policy_class.__mro__:
-        if "__init__" in vars(cls):
-            parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-            known |= {p.name for p in parameters}
-            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-                break
-            takes_others |= cls.__module__.partition(".")[0] not in ("stable_baselines3", "sb3_contrib", "sb3_trl")
-    known -= {"self", "observation_space", "action_space", "lr_schedule", "use_sde", "args", "kwargs"}
-    return known, takes_others

@@ -11,7 +11,7 @@ import torch as th
 from torch import nn
 
 from sb3_trl.penalty import halving_search
-from sb3_trl.policies.actor_critic import statistics
+from sb3_trl.policies.parameters import statistics
 from sb3_trl.steps.evaluation import Evaluation
 from sb3_trl.table import Table
 

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    BasePolicy,
-    MultiInputActorCriticPolicy,
-)
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_trl.algorithms.arguments import check_at_least, check_choices, check_positive
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
 from sb3_trl.algorithms.enforcement import Checkpoint, refined, roll_back, step_until_clean
-from sb3_trl.algorithms.losses import clipped_values, normalize, surrogate_loss, value_loss
-from sb3_trl.penalty import BetaDual, beta_step, kl_statistic
-from sb3_trl.policies.action_parameters import ActionParameters, Actions, ActionsAndValues, join
-from sb3_trl.policies.actor_critic import parameters_behind, statistics
+from sb3_trl.algorithms.kl_region import KLRegion, divergence
+from sb3_trl.algorithms.losses import Weights, clipped_values, normalize, surrogate_loss, value_loss
+from sb3_trl.penalty import BetaDual, kl_statistic
+from sb3_trl.policies.action_parameters import ActionParameters, Actions, ActionsAndValues, actor_parameters, join
+from sb3_trl.policies.parameters import statistics
 from sb3_trl.rollouts.rollout import Rollout, reward_scale
 from sb3_trl.steps.evaluation import Evaluation
-from sb3_trl.steps.flat_adam import Flat
 from sb3_trl.steps.gradient_step import EagerStep, Loss
 from sb3_trl.steps.running_means import RunningMeans
 from sb3_trl.table import Table, table
 
 __all__ = ["FixPO"]
-
-
-class Weights(NamedTuple):
-    """What the terms of the loss are multiplied by, and by how much values may change; ``None`` where nothing is."""
-
-    value: Any
-    entropy: Any
-    clip_range_vf: Any
 
 
 class FixPO(TrustRegionAlgorithm):
@@ -91,11 +80,7 @@ class FixPO(TrustRegionAlgorithm):
 
     name: ClassVar[str] = "FixPO"
     log_prefixes: ClassVar[tuple[str, ...]] = ("fixpo/", "trust_region/entropy", "trust_region/violation")
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": ActorCriticPolicy,
-        "CnnPolicy": ActorCriticCnnPolicy,
-        "MultiInputPolicy": MultiInputActorCriticPolicy,
-    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPO.policy_aliases
     dual: BetaDual
 
     def __init__(
@@ -185,8 +170,9 @@ class FixPO(TrustRegionAlgorithm):
         optimizer, progress = self.policy.optimizer, self._current_progress_remaining
         self._set_learning_rate(optimizer, self.lr_schedule(progress), "learning_rate")
         rollout = self._rollout()
-        old = self._action_parameters(rollout)
+        old = self._action_parameters(rollout.observations)
         self.dual.set(self.kl_bound, self.kl_target_coef, self.beta_learning_rate)
+        region = KLRegion(self.kl_bound, self.kl_statistic, self.kl_direction)
         data, states = table((rollout, old, self._weights())), table((rollout.observations, old))
         start = Checkpoint(self.policy, optimizer)
         stats, fixup_steps = RunningMeans(), 0
@@ -196,15 +182,15 @@ class FixPO(TrustRegionAlgorithm):
                 self._rollbacks += 1
                 break
             if self.fixup == "epoch" or (self.fixup == "update" and epoch == self.n_epochs - 1):
-                fixup_steps += self._fixup_phase(rollout, old, states, start)
-        acting = self._action_parameters(rollout)
-        if self.fixup != "off" and not self._obeys_bound(self._exact_divergence(acting, old)):
-            self._roll_back(rollout, old, start)  # a matter of rounding
-            acting = self._action_parameters(rollout)
+                fixup_steps += self._fixup_phase(region, states, start)
+        acting = self._action_parameters(rollout.observations)
+        if self.fixup != "off" and not region.contains(region.divergence(acting, old)):
+            self._roll_back(region, states, start)  # a matter of rounding
+            acting = self._action_parameters(rollout.observations)
         self._forget_rollout()
 
         self._n_updates += self.n_epochs
-        self._log_update(rollout, old, acting, stats, fixup_steps)
+        self._log_update(rollout, region, old, acting, stats, fixup_steps)
 
     def _primary_phase(self, data: Table, stats: RunningMeans, start: Checkpoint) -> bool:
         """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7).
@@ -213,21 +199,16 @@ class FixPO(TrustRegionAlgorithm):
         """
         forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
         try:
-            self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **self._beta_rule)
+            self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **self.dual.rule)
         except FloatingPointError:
             start.restore()
             return False
         return not start.restore_unless_finite()
 
-    @property
-    def _beta_rule(self) -> dict[str, Any]:
-        """β among what a step takes and changes."""
-        return {"extra": (self.dual.state, self.dual.settings), "after": _step_beta}
-
     def _weights(self) -> Weights:
         """Return the weights of the loss's terms, and by how much values may change, as they are now."""
         clip_range = None if self.clip_range_vf is None else self._scalar(self._now("clip_range_vf"))
-        return Weights(self._scalar(self.vf_coef), self._weight(self.ent_coef), clip_range)
+        return Weights(self._scalar(self.vf_coef), self._weight(self.ent_coef), clip_range_vf=clip_range)
 
     def _primary_loss(
         self, forward: Any, batch: Rollout, old: ActionParameters, weights: Weights, dual: th.Tensor, _: th.Tensor
@@ -235,7 +216,7 @@ class FixPO(TrustRegionAlgorithm):
         """Return L_θ = L_π + c_v·L_VF + sg(β)·L_KL and, as ``kl``, the statistic that L_β looks at."""
         new, values = forward(batch.observations)
         log_prob = new.log_prob(batch.actions)
-        kl = self._divergence(new, old)
+        kl = divergence(new, old, self.kl_direction)
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages)
         clipped = clipped_values(values.flatten(), batch.old_values, weights.clip_range_vf)
@@ -247,75 +228,52 @@ class FixPO(TrustRegionAlgorithm):
         statistic = kl_statistic(kl, self.kl_statistic)
         return loss, {"policy_gradient_loss": surrogate, "value_loss": critic_loss, "kl": statistic}
 
-    def _fixup_phase(self, rollout: Rollout, old: ActionParameters, states: Table, start: Checkpoint) -> int:
+    def _fixup_phase(self, region: KLRegion, states: Table, start: Checkpoint) -> int:
         """Step on the divergence alone until the trust region holds, whatever it takes (lines 8 to 15).
 
         In the network's evaluation mode, in which the policy acts. Returns the number of gradient steps.
         """
         self.policy.set_training_mode(False)
         forward, optimizer = Actions(self.policy), self.policy.optimizer
-        step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self._beta_rule)
+        step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self.dual.rule)
         size = min(self.fixup_batch_size, states.n_rows)
-        measure = self._measurement(forward, states, size)
-        steps, clean = step_until_clean(states, size, measure, self._is_clean, step, self.max_fixup_steps)
+        measure = self._measurement(region, forward, states, size)
+        steps, clean = step_until_clean(states, size, measure, region.is_clean, step, self.max_fixup_steps)
         if not clean:
-            self._roll_back(rollout, old, start)
+            self._roll_back(region, states, start)
         self.policy.set_training_mode(True)
         return steps
 
-    def _measurement(self, forward: Actions, states: Table, size: int) -> Evaluation:
+    def _measurement(self, region: KLRegion, forward: Actions, states: Table, size: int) -> Evaluation:
         """Return the divergence at some of the states, float64; mostly by compiled code where steps are compiled."""
 
         @th.no_grad()
         def exact(index: th.Tensor) -> th.Tensor:
-            return self._divergence_at(forward, *states.part(states.at(index).rows))
+            return region.evaluate(forward, *states.part(states.at(index).rows))
 
-        evaluation = self._compiled_evaluation("divergence", self._divergence_at, forward, states)
-        return exact if evaluation is None else refined(evaluation.of(forward, states, size), exact, self.kl_bound)
+        compiled = self._compiled_evaluation(f"divergence, {region.direction}", region.evaluate, forward, states)
+        return exact if compiled is None else refined(compiled.of(forward, states, size), exact, region.bound)
 
-    def _divergence_at(self, forward: Any, observations: Any, old: ActionParameters) -> th.Tensor:
-        return self._exact_divergence(forward(observations), old)
-
-    def _is_clean(self, kl: th.Tensor) -> bool:
-        """Return whether states with these divergences need no step."""
-        if not bool(kl.isfinite().all()):
-            raise FloatingPointError
-        return self._obeys_bound(kl)
-
-    def _roll_back(self, rollout: Rollout, old: ActionParameters, start: Checkpoint) -> None:
+    def _roll_back(self, region: KLRegion, states: Table, start: Checkpoint) -> None:
         """Move the policy back towards the old one until the trust region holds, if it does not."""
+        observations, old = states.part(states.rows)
         policy_state = [*self._policy_parameters, *statistics(self.policy)]
-        self._rollbacks += roll_back(
-            self.policy.optimizer,
-            policy_state,
-            start.values(policy_state),
-            lambda: self._is_inside(rollout, old),
-        )
 
-    def _is_inside(self, rollout: Rollout, old: ActionParameters) -> bool:
-        """Return whether the policy obeys the bound; one whose numbers are not finite does not."""
-        try:
-            return self._obeys_bound(self._exact_divergence(self._action_parameters(rollout), old))
-        except FloatingPointError:
-            return False
+        def is_inside() -> bool:
+            """Return whether the policy obeys the bound; one whose numbers are not finite does not."""
+            try:
+                return region.contains(region.divergence(self._action_parameters(observations), old))
+            except FloatingPointError:
+                return False
+
+        self._rollbacks += roll_back(self.policy.optimizer, policy_state, start.values(policy_state), is_inside)
 
     def _fixup_loss(
         self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor, _: th.Tensor
     ) -> Loss:
         """Return sg(β)·L_KL."""
-        kl = self._divergence(forward(observations), old)
+        kl = divergence(forward(observations), old, self.kl_direction)
         return dual[0].to(kl.dtype) * kl.mean(), {"kl": kl_statistic(kl, self.kl_statistic)}
-
-    def _divergence(self, new: ActionParameters, old: ActionParameters) -> th.Tensor:
-        """Return the divergence that is bounded, in the direction asked for; shape ``(n,)``."""
-        return old.kl(new) if self.kl_direction == "old_new" else new.kl(old)
-
-    def _exact_divergence(self, new: ActionParameters, old: ActionParameters) -> th.Tensor:
-        """Return the divergence in float64, in which it is compared with the bound; shape ``(n,)``."""
-        return self._divergence(new.double(), old.double())
-
-    def _obeys_bound(self, kl: th.Tensor) -> bool:
-        return bool(kl_statistic(kl, self.kl_statistic) <= self.kl_bound)
 
     # --- plumbing ---
 
@@ -325,13 +283,14 @@ class FixPO(TrustRegionAlgorithm):
             return rollout
         return rollout._replace(advantages=rollout.advantages * reward_scale(self.get_vec_normalize_env()))
 
-    def _action_parameters(self, rollout: Rollout) -> ActionParameters:
+    def _action_parameters(self, observations: Any) -> ActionParameters:
         """Return the policy's distributions at all states of the rollout, without gradient."""
-        return join(self._evaluate(Actions(self.policy), rollout.observations))
+        return join(self._evaluate(Actions(self.policy), observations))
 
     def _log_update(
         self,
         rollout: Rollout,
+        region: KLRegion,
         old: ActionParameters,
         acting: ActionParameters,
         stats: RunningMeans,
@@ -341,21 +300,11 @@ class FixPO(TrustRegionAlgorithm):
         means.pop("kl", None)  # of an update that broke off there is none
         self._log("train", means)
         self._log_explained_variance(rollout)
-        acting, old = acting.double(), old.double()
-        bounded, kl = self._divergence(acting, old), acting.kl(old)
-        values = {
-            "kl_mean": kl.mean().item(),
-            "kl_max": kl.max().item(),
-            "violation_fraction": (bounded > self.kl_bound).double().mean().item(),
-        }
-        entropy = acting.entropy()
-        if entropy is not None:
-            values["entropy"] = entropy.mean().item()
-        self._log("trust_region", values)
+        self._log("trust_region", region.measure(acting, old))
         primary_steps = self.n_epochs * -(-len(rollout.returns) // self.batch_size)
         fixpo = {
-            "kl_max": bounded.max().item(),
-            "kl_bound": self.kl_bound,
+            "kl_max": region.divergence(acting, old).max().item(),
+            "kl_bound": region.bound,
             "beta": self.dual.value.item(),
             "fixup_steps": fixup_steps,
             "fixup_share": fixup_steps / (primary_steps + fixup_steps),
@@ -376,11 +325,7 @@ class FixPO(TrustRegionAlgorithm):
         self.dual.to(self.device)
         if self.use_sde:
             self.policy.reset_noise()
-        self._policy_parameters = parameters_behind(
-            self.policy,
-            lambda x: Actions(self.policy)(x).total(),
-            self.policy.pi_features_extractor,
-        )
+        self._policy_parameters = actor_parameters(self.policy)
 
     def _check_arguments(self) -> None:
         choices = {
@@ -388,18 +333,12 @@ class FixPO(TrustRegionAlgorithm):
             "kl_direction": ("old_new", "new_old"),
             "fixup": ("epoch", "update", "off"),
         }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {allowed}.")
+        check_choices(self, choices)
         least = {"kl_target_coef": 1, "beta_init": 0, "beta_learning_rate": 0}
-        least |= {"max_fixup_steps": 1, "fixup_batch_size": 1}
-        for name, minimum in least.items():
-            if not getattr(self, name) >= minimum:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {minimum}.")
+        check_at_least(self, least | {"max_fixup_steps": 1, "fixup_batch_size": 1})
+        check_positive(self, "kl_bound")
         if self.raw_advantage and self.normalize_advantage:
             raise ValueError("raw_advantage=True needs normalize_advantage=False, which would undo it.")
-        if not self.kl_bound > 0:
-            raise ValueError(f"kl_bound={self.kl_bound} must be positive; a larger bound is a larger trust region.")
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_policy_parameters"]
@@ -409,9 +348,3 @@ class FixPO(TrustRegionAlgorithm):
 
     def _can_compile(self) -> bool:
         return Actions(self.policy).is_pure and not self.use_sde
-
-
-def _step_beta(extra: Flat, scalars: dict[str, th.Tensor]) -> Flat:
-    """The step on L_β that follows every step on the policy."""
-    state, settings = extra
-    return beta_step(state, scalars["kl"], settings), settings

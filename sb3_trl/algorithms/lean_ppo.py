@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from stable_baselines3 import PPO
@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
-from sb3_trl.algorithms.losses import clipped_surrogate_loss, clipped_values, normalize, value_loss
+from sb3_trl.algorithms.losses import Weights, clipped_surrogate_loss, clipped_values, normalize, value_loss
 from sb3_trl.policies.action_parameters import ActionsAndValues
 from sb3_trl.rollouts.rollout import Rollout
 from sb3_trl.schedules import as_schedule
@@ -19,13 +19,6 @@ from sb3_trl.steps.gradient_step import Loss
 from sb3_trl.steps.running_means import RunningMeans
 
 __all__ = ["LeanPPO"]
-
-
-class Weights(NamedTuple):
-    """What the terms of the loss are multiplied by: c₂ and c₁."""
-
-    entropy: Any
-    value: Any
 
 
 class LeanPPO(TrustRegionAlgorithm, PPO):
@@ -138,25 +131,32 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
         self._update_learning_rate(self.policy.optimizer)
         rollout, stats = self._rollout(), RunningMeans()
 
-        clip_range_vf = None if self.clip_range_vf is None else self._scalar(self._now("clip_range_vf"))
-        weights = Weights(self._scalar(self.ent_coef), self._scalar(self.vf_coef))
-        data = (rollout, self._scalar(self._now("clip_range")), clip_range_vf, weights)
         forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
-        self._take_steps("update", self._loss, forward, optimizer, data, self.n_epochs, stats)
+        self._take_steps("update", self._loss, forward, optimizer, (rollout, self._weights()), self.n_epochs, stats)
         self._check_finite_parameters()
 
         self._n_updates += self.n_epochs
         self._log_update(rollout, stats)
 
-    def _loss(
-        self, forward: Any, batch: Rollout, clip_range: th.Tensor, clip_range_vf: th.Tensor | None, weights: Weights
-    ) -> Loss:
+    def _weights(self) -> Weights:
+        """Return the weights of the loss's terms and the clip ranges, as they are now."""
+        clip_range_vf = None if self.clip_range_vf is None else self._scalar(self._now("clip_range_vf"))
+        return Weights(
+            self._scalar(self.vf_coef),
+            self._scalar(self.ent_coef),
+            clip_range=self._scalar(self._now("clip_range")),
+            clip_range_vf=clip_range_vf,
+        )
+
+    def _loss(self, forward: Any, batch: Rollout, weights: Weights) -> Loss:
         """Return −(L^CLIP − c₁·L^VF + c₂·S), the objective of eq. 9."""
         new, values = forward(batch.observations)
         log_prob = new.log_prob(batch.actions)
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
-        surrogate, clip_fraction = clipped_surrogate_loss(log_prob, batch.old_log_prob, advantages, clip_range)
-        critic_loss = value_loss(clipped_values(values.flatten(), batch.old_values, clip_range_vf), batch.returns)
+        surrogate, clip_fraction = clipped_surrogate_loss(log_prob, batch.old_log_prob, advantages, weights.clip_range)
+        critic_loss = value_loss(
+            clipped_values(values.flatten(), batch.old_values, weights.clip_range_vf), batch.returns
+        )
         entropy_loss = -new.entropy().mean()
         loss = surrogate + weights.entropy * entropy_loss + weights.value * critic_loss
         log_ratio = log_prob - batch.old_log_prob

@@ -5,6 +5,8 @@ All return a scalar to minimise, and the statistics to log as a dict of detached
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch as th
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from sb3_trl.projections import Gaussian
 from sb3_trl.projections.projection import Projection
 
 __all__ = [
+    "Weights",
     "clipped_surrogate_loss",
     "clipped_values",
     "normalize",
@@ -19,6 +22,19 @@ __all__ = [
     "trust_region_loss",
     "value_loss",
 ]
+
+
+class Weights(NamedTuple):
+    """What the terms of a loss are multiplied by, and how far ratios and values may move; ``None`` is for none.
+
+    They are data of an update, not constants: compiled steps take them as tensors.
+    """
+
+    value: Any = None
+    entropy: Any = None
+    trust_region: Any = None
+    clip_range: Any = None
+    clip_range_vf: Any = None
 
 
 def normalize(advantages: Tensor) -> Tensor:

@@ -9,9 +9,11 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_trl.algorithms.arguments import check_at_least, check_positive
 from sb3_trl.algorithms.losses import clipped_surrogate_loss, normalize
 from sb3_trl.algorithms.projecting import GaussianAlgorithm
-from sb3_trl.policies.actor_critic import ForwardPass, TRPLPolicy
+from sb3_trl.policies.actor_critic import TRPLPolicy
+from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.expected_kl import covariance_share, expected_kl, interpolate_covariance, mean_share
 from sb3_trl.projections.gaussian import kl
@@ -281,9 +283,8 @@ class PAPI(GaussianAlgorithm):
 
     def _check_arguments(self) -> None:
         self._check_action_space()
-        self._check_not_negative("n_critic_epochs")
-        if not self.kl_bound > 0:
-            raise ValueError(f"kl_bound={self.kl_bound} must be positive; a larger bound is a larger trust region.")
+        check_at_least(self, {"n_critic_epochs": 0})
+        check_positive(self, "kl_bound")
         if not 0 < self.learning_rate_decay <= 1:
             raise ValueError(f"learning_rate_decay={self.learning_rate_decay} must be in (0, 1]; 1 is no decay.")
 

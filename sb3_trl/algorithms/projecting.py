@@ -12,7 +12,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
 from sb3_trl.algorithms.losses import value_loss
 from sb3_trl.algorithms.trust_region import concatenate
-from sb3_trl.policies.actor_critic import CnnPolicy, ForwardPass, MlpPolicy, MultiInputPolicy, TRPLPolicy, statistics
+from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy, TRPLPolicy
+from sb3_trl.policies.forward import ForwardPass
+from sb3_trl.policies.parameters import statistics
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollouts.rollout import Rollout
 from sb3_trl.steps.gradient_step import Loss
@@ -79,12 +81,6 @@ class GaussianAlgorithm(TrustRegionAlgorithm):
                 f"{self.name} projects Gaussian policies and needs a Box action space, not {self.action_space}. For "
                 "this one use sb3_trl.FixPO, which bounds the KL divergence of every action distribution."
             )
-
-    def _check_not_negative(self, *arguments: str) -> None:
-        for argument in arguments:
-            value = getattr(self, argument)
-            if value < 0:
-                raise ValueError(f"{argument}={value} must not be negative.")
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = ["policy", "policy.optimizer"]

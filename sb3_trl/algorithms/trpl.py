@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trl.algorithms.enforcement import roll_back, step_until_clean
-from sb3_trl.algorithms.losses import normalize, surrogate_loss, trust_region_loss, value_loss
+from sb3_trl.algorithms.arguments import check_at_least
+from sb3_trl.algorithms.enforcement import roll_back
+from sb3_trl.algorithms.hard import step_inside
+from sb3_trl.algorithms.losses import Weights, normalize, surrogate_loss, trust_region_loss, value_loss
 from sb3_trl.algorithms.projecting import GaussianAlgorithm
 from sb3_trl.algorithms.trust_region import TrustRegion, make_projection
-from sb3_trl.policies.actor_critic import ForwardPass, TRPLPolicy
+from sb3_trl.policies.actor_critic import TRPLPolicy
+from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.projections import (
     EntropySchedule,
     FrobeniusProjection,
@@ -25,25 +28,13 @@ from sb3_trl.projections import (
 from sb3_trl.projections.projection import invalid_scale
 from sb3_trl.rollouts.rollout import Rollout
 from sb3_trl.schedules import BoundSchedule, StateBound, as_bound, bound_at
-from sb3_trl.steps.gradient_step import EagerStep, Loss
+from sb3_trl.steps.gradient_step import Loss
 from sb3_trl.steps.running_means import RunningMeans
-from sb3_trl.table import table
 
 __all__ = ["TRPL"]
 
 #: Where there is no projection that has some of its own.
 _DEFAULT_BOUNDS = (0.03, 1e-3)
-#: A hard trust region steps towards a region this much smaller: into the bounds, not up to them.
-_HARD_TARGET = 0.8
-_HARD_BATCH_SIZE = 1024
-
-
-class Weights(NamedTuple):
-    """What the terms of the loss are multiplied by; ``None`` for a term that is not there."""
-
-    trust_region: Any
-    entropy: Any
-    value: Any
 
 
 class TRPL(GaussianAlgorithm):
@@ -202,7 +193,7 @@ class TRPL(GaussianAlgorithm):
         self._adopt_projected_scale(prediction, region)
         self._regress_onto_projection(rollout, region, stats)
         if self.hard:
-            self._enforce_trust_region(rollout, region, start)
+            self._enforce(rollout, region, start)
 
         self._n_updates += self.n_epochs
         self._check_finite_parameters()
@@ -232,7 +223,7 @@ class TRPL(GaussianAlgorithm):
     def _weights(self) -> Weights:
         """Return the weights of the loss's terms, as they are now."""
         value = self._scalar(self.vf_coef) if self.policy.shares_parameters else None
-        return Weights(self._scalar(self.trust_region_coef), self._weight(self.ent_coef), value)
+        return Weights(value, self._weight(self.ent_coef), self._scalar(self.trust_region_coef))
 
     def _policy_loss(self, forward: Any, batch: Rollout, region: TrustRegion, weights: Weights) -> Loss:
         """Return eq. 12, with the entropy bonus, and the value loss where parameters are shared."""
@@ -279,33 +270,15 @@ class TRPL(GaussianAlgorithm):
         loss = trust_region_loss(forward(observations), target, self.trust_region_layer.projection)
         return loss, {"regression_loss": loss}
 
-    # --- the trust region that holds for the policy that acts ---
-
-    def _enforce_trust_region(self, rollout: Rollout, region: TrustRegion, start: list[th.Tensor]) -> None:
-        """Leave the policy inside the bounds at every state of the batch, whatever it takes."""
-
-        actor = ForwardPass(self.policy, "gaussian")
-        # Moments of its own: those of the surrogate's gradients, which are larger, would make the steps tiny.
-        optimizer = self.policy.make_optimizer(
-            self.policy.actor_parameters(), self.lr_schedule(self._current_progress_remaining)
-        )
-
-        states = table((rollout.observations, region))
-
-        @th.no_grad()
-        def is_inside(index: th.Tensor) -> th.Tensor:
-            observations, part = states.part(states.at(index).rows)
-            return part.is_inside(actor(observations)).double()
-
-        step = EagerStep(actor, _hard_loss, optimizer, self.max_grad_norm)
-        steps, _ = step_until_clean(
-            states,
-            _HARD_BATCH_SIZE,
-            is_inside,
-            lambda inside: bool(inside.all()),
-            step,
+    def _enforce(self, rollout: Rollout, region: TrustRegion, start: list[th.Tensor]) -> None:
+        """Leave the policy that acts inside the bounds at every state of the batch, whatever it takes."""
+        steps = step_inside(
+            self.policy,
+            self._policy_learning_rate(),
+            rollout.observations,
+            region,
             self.max_hard_steps,
-            shuffle=False,
+            self.max_grad_norm,
         )
         self._rollbacks += roll_back(
             self.policy.optimizer,
@@ -352,7 +325,7 @@ class TRPL(GaussianAlgorithm):
 
     def _check_arguments(self) -> None:
         self._check_action_space()
-        self._check_not_negative("trust_region_coef", "n_critic_epochs", "n_regression_epochs")
+        check_at_least(self, {"trust_region_coef": 0, "n_critic_epochs": 0, "n_regression_epochs": 0})
         for argument in ("hard", "mean_bound", "cov_bound", "n_regression_epochs"):
             if self.projection is None and getattr(self, argument):
                 raise ValueError(f"{argument}={getattr(self, argument)} needs a trust region: choose a projection.")
@@ -361,8 +334,8 @@ class TRPL(GaussianAlgorithm):
                 raise ValueError(f"{argument}=True needs entropy control: choose an entropy_schedule.")
         if self.hard and self.entropy_schedule is not None and not self.entropy_first:
             raise ValueError("hard=True leaves the trust region the last word: set entropy_first=True with it.")
-        if self.hard and self.max_hard_steps < 1:
-            raise ValueError(f"max_hard_steps={self.max_hard_steps} must be at least 1.")
+        if self.hard:
+            check_at_least(self, {"max_hard_steps": 1})
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, tensors = super()._get_torch_save_params()
@@ -373,11 +346,3 @@ class TRPL(GaussianAlgorithm):
         closed = (KLProjection, WassersteinProjection, FrobeniusProjection, type(None))
         diagonal = self.policy.action_dist.covariance == "diag"
         return diagonal and type(self.trust_region_layer.projection) in closed
-
-
-def _hard_loss(forward: Any, observations: Any, region: TrustRegion) -> Loss:
-    """The distance to the projection, averaged over the states that are projected."""
-    new = forward(observations)
-    assert region.projection is not None
-    penalty = region.projection.penalty(new, region.scaled(_HARD_TARGET).project(new))
-    return penalty.sum() / (penalty.detach() > 0).sum().clamp(min=1), {}

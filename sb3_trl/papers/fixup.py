@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -10,12 +11,31 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trl.algorithms.fixpo import FixPO
+from sb3_trl.penalty import BetaDual
 from sb3_trl.steps.flat_adam import Flat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["RecordedFixPO", "draw_steps", "fixpo_settings", "fixup_steps", "record", "shown_updates"]
+
+
+class _RecordedDual(BetaDual):
+    """A multiplier that tells of every step."""
+
+    keep: Callable[[float, float], None]
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """The rule of steps, which calls ``keep`` with KL and β."""
+        rule = super().rule
+
+        def recorded(extra: Flat, scalars: dict[str, th.Tensor]) -> Flat:
+            changed = rule["after"](extra, scalars)
+            self.keep(scalars["kl"].item(), changed[0][0].item())
+            return changed
+
+        return rule | {"after": recorded}
 
 
 class RecordedFixPO(FixPO):
@@ -27,19 +47,10 @@ class RecordedFixPO(FixPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.dual = _RecordedDual(self.kl_bound, self.kl_target_coef, self.beta_init, self.beta_learning_rate)
+        self.dual.to(self.device).keep = self._keep
         self.history: list[tuple[int, int, str, float, float]] = []
         self._kind, self._update = "primary", 0
-
-    @property
-    def _beta_rule(self) -> dict[str, Any]:
-        rule = super()._beta_rule
-
-        def recorded(extra: Flat, scalars: dict[str, th.Tensor]) -> Flat:
-            changed = rule["after"](extra, scalars)
-            self._keep(scalars["kl"].item(), changed[0][0].item())
-            return changed
-
-        return rule | {"after": recorded}
 
     def train(self) -> None:
         """Update the policy, and count."""

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sb3_trl.penalty import bernoulli_kl, categorical_kl
-from sb3_trl.policies.actor_critic import TRPLPolicy, actor_latent, latents
+from sb3_trl.policies.actor_critic import TRPLPolicy
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+from sb3_trl.policies.forward import actor_latent, latents
+from sb3_trl.policies.parameters import parameters_behind
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.gaussian import kl as gaussian_kl
 from sb3_trl.table import Table, table
@@ -33,6 +35,7 @@ __all__ = [
     "ActionsAndValues",
     "Family",
     "action_parameters",
+    "actor_parameters",
     "join",
 ]
 
@@ -134,6 +137,11 @@ class ActionsAndValues(Actions):
         """Return both at a batch of observations."""
         latent_pi, latent_vf = latents(self.policy, observations)
         return self._actions(latent_pi), self.policy.value_net(latent_vf)
+
+
+def actor_parameters(policy: ActorCriticPolicy) -> list[nn.Parameter]:
+    """Return the parameters that a policy's actions depend on, frozen ones among them."""
+    return parameters_behind(policy, lambda x: Actions(policy)(x).total(), policy.pi_features_extractor)
 
 
 def join(parts: Sequence[ActionParameters]) -> ActionParameters:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -22,20 +21,16 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+from sb3_trl.policies.forward import actor_latent, features_of, latents
+from sb3_trl.policies.parameters import parameters_behind
 from sb3_trl.projections import Gaussian
-from sb3_trl.random_state import preserved_random_state
 
 __all__ = [
     "CnnPolicy",
-    "DistributionAndValues",
-    "ForwardPass",
     "MlpPolicy",
     "MultiInputPolicy",
     "SingleOptimizerPolicy",
     "TRPLPolicy",
-    "actor_latent",
-    "latents",
-    "parameters_behind",
 ]
 
 
@@ -117,7 +112,7 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def gaussian(self, observations: Any) -> Gaussian:
         """Return the predicted Gaussian π_θ(·|s) at a batch of observations."""
-        return self.get_distribution(observations).gaussian
+        return self._get_action_dist_from_latent(actor_latent(self, observations)).gaussian
 
     def gaussian_and_values(self, observations: Any) -> tuple[Gaussian, th.Tensor]:
         """Return the predicted Gaussian and the values ``(batch, 1)``, with one pass through shared layers."""
@@ -130,7 +125,7 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def predict_values(self, obs: Any) -> th.Tensor:
         """Return the values at a batch of observations, ``(batch, 1)``."""
-        return self.value_net(self.mlp_extractor.forward_critic(_features(self, obs, critic=True)))
+        return self.value_net(self.mlp_extractor.forward_critic(features_of(self, obs, critic=True)))
 
     def set_scale(self, scale: th.Tensor) -> None:
         """Set the non-contextual standard deviation (or Cholesky factor), exactly."""
@@ -249,105 +244,6 @@ class SingleOptimizerPolicy(TRPLPolicy):
         self.optimizer, self.critic_optimizer = self.make_optimizer(list(self.parameters()), learning_rate), None
 
 
-class ForwardPass(nn.Module):
-    """One method of a policy as a module, so that ``torch.func`` can call it with other parameters.
-
-    :param policy: The policy.
-    :param method: Name of a method that maps observations to tensors.
-    """
-
-    def __init__(self, policy: ActorCriticPolicy, method: str) -> None:
-        super().__init__()
-        self.policy = policy
-        self.method = method
-
-    def forward(self, observations: Any) -> Any:
-        """Return what the policy's method returns."""
-        return getattr(self.policy, self.method)(observations)
-
-
-class DistributionAndValues(nn.Module):
-    """The action distribution and the values ``(batch, 1)`` of any actor-critic policy of SB3.
-
-    Layers that actor and critic share are passed once.
-    """
-
-    def __init__(self, policy: ActorCriticPolicy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, observations: Any) -> tuple[Any, th.Tensor]:
-        """Return the distribution and the values at a batch of observations."""
-        latent_pi, latent_vf = latents(self.policy, observations)
-        return self.policy._get_action_dist_from_latent(latent_pi), self.policy.value_net(latent_vf)
-
-
-def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor]:
-    """Return the last hidden layers of actor and critic, passing once through what they share."""
-    features = policy.extract_features(observations)
-    if isinstance(features, tuple):
-        pi_features, vf_features = features
-        return policy.mlp_extractor.forward_actor(pi_features), policy.mlp_extractor.forward_critic(vf_features)
-    return policy.mlp_extractor(features)
-
-
-def actor_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
-    """Return the last hidden layer of the actor alone."""
-    return policy.mlp_extractor.forward_actor(_features(policy, observations, critic=False))
-
-
-def _features(policy: ActorCriticPolicy, observations: Any, critic: bool) -> th.Tensor:
-    """Return the features of the critic or of the actor alone; of both, where a policy extracts them in its own way."""
-    if type(policy).extract_features is ActorCriticPolicy.extract_features:
-        extractor = policy.vf_features_extractor if critic else policy.pi_features_extractor
-        return BasePolicy.extract_features(policy, observations, extractor)
-    features = policy.extract_features(observations)
-    return features[critic] if isinstance(features, tuple) else features
-
-
 MlpPolicy = TRPLPolicy
 CnnPolicy = TRPLCnnPolicy
 MultiInputPolicy = TRPLMultiInputPolicy
-
-
-def parameters_behind(
-    policy: ActorCriticPolicy, function: Callable[[Any], th.Tensor], extractor: nn.Module
-) -> list[nn.Parameter]:
-    """Return the parameters of a policy that a scalar function of an observation depends on, frozen ones among them.
-
-    They are found by a look at the gradient at one observation of the space, and those of ``extractor``, whose code may
-    choose by the observation what it uses, or pass an encoder without gradient, belong together.
-
-    :param policy: The policy.
-    :param function: Maps a batch of observations to a scalar.
-    :param extractor: The features extractor that it uses.
-    """
-    parameters = list(policy.parameters())
-    was_training, were_trained = policy.training, [p.requires_grad for p in parameters]
-    policy.train(False)  # one observation has no batch statistics
-    try:
-        for p in parameters:
-            p.requires_grad_(p.is_floating_point())
-        with th.enable_grad(), preserved_random_state():
-            output = function(policy.obs_to_tensor(_sample(policy.observation_space))[0])
-        wanted = [p for p in parameters if p.requires_grad]
-        gradients = th.autograd.grad(output, wanted, allow_unused=True) if output.requires_grad else []
-    finally:
-        policy.train(was_training)
-        for p, was_trained in zip(parameters, were_trained, strict=True):
-            p.requires_grad_(was_trained)
-    reached = {id(p) for p, gradient in zip(wanted, gradients, strict=False) if gradient is not None}
-    reached |= {id(p) for p in extractor.parameters()}
-    return [p for p in parameters if id(p) in reached]
-
-
-def statistics(policy: nn.Module) -> list[th.Tensor]:
-    """Return what a policy's layers keep besides parameters, such as the running means of a batch normalisation."""
-    return [buffer for buffer in policy.buffers() if buffer.is_floating_point()]
-
-
-def _sample(space: spaces.Space) -> Any:
-    """Return an observation of the space, always the same, without drawing from anybody's random numbers."""
-    own = copy.deepcopy(space)
-    own.seed(0)
-    return own.sample()

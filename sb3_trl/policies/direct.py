@@ -9,7 +9,8 @@ from typing import Any
 from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
 
-from sb3_trl.policies.actor_critic import CnnPolicy, ForwardPass, MlpPolicy, MultiInputPolicy
+from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.projections import Gaussian
 
 __all__ = ["direct"]

@@ -24,13 +24,8 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trl.policies.actor_critic import (
-    CnnPolicy,
-    DistributionAndValues,
-    MlpPolicy,
-    MultiInputPolicy,
-    SingleOptimizerPolicy,
-)
+from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy, SingleOptimizerPolicy
+from sb3_trl.policies.forward import DistributionAndValues
 from sb3_trl.rollouts.actor import LeanActor
 from sb3_trl.rollouts.locals import give_locals
 from sb3_trl.rollouts.policy_watch import PolicyWatch, leaves_policy_alone

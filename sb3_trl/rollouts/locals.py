@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_trl.policies.actor_critic import DistributionAndValues
+from sb3_trl.policies.forward import DistributionAndValues
 from sb3_trl.rollouts.policy_watch import callbacks_in
 
 __all__ = ["RolloutLocals", "give_locals"]

@@ -1,0 +1,87 @@
+"""What is wrong with an algorithm's arguments, in sentences."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+__all__ = ["check_at_least", "check_choices", "check_policy_kwargs", "check_positive"]
+
+
+def check_choices(algorithm: Any, choices: Mapping[str, Collection[Any]]) -> None:
+    """Check arguments that are one of a few values.
+
+    :param algorithm: Has them as attributes.
+    :param choices: What is allowed, by name.
+    :raises ValueError: that says what is.
+    """
+    for name, allowed in choices.items():
+        value = getattr(algorithm, name)
+        if value not in allowed:
+            *others, last = map(repr, allowed)
+            raise ValueError(f"{name}={value!r} is unknown: choose {', '.join(others)} or {last}.")
+
+
+def check_at_least(algorithm: Any, least: Mapping[str, float]) -> None:
+    """Check numbers that have a smallest value.
+
+    :param algorithm: Has them as attributes.
+    :param least: The smallest values, by name.
+    :raises ValueError: that says what it is; also for NaN.
+    """
+    for name, minimum in least.items():
+        value = getattr(algorithm, name)
+        if not value >= minimum:
+            rule = "must not be negative" if minimum == 0 else f"must be at least {minimum}"
+            raise ValueError(f"{name}={value} {rule}.")
+
+
+def check_positive(algorithm: Any, *names: str) -> None:
+    """Check bounds of trust regions.
+
+    :param algorithm: Has them as attributes.
+    :param names: Which.
+    :raises ValueError: for one that is not positive; also for NaN.
+    """
+    for name in names:
+        value = getattr(algorithm, name)
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be positive; a larger bound is a larger trust region.")
+
+
+def check_policy_kwargs(policy_class: type, policy_kwargs: Mapping[str, Any]) -> None:
+    """Check that a policy's constructor knows what it is given.
+
+    :param policy_class: The policy's class.
+    :param policy_kwargs: What it is given.
+    :raises ValueError: for what it does not know, with the nearest name.
+    """
+    known, takes_others = _arguments_of(policy_class)
+    for key in policy_kwargs:
+        guess = difflib.get_close_matches(key, known, n=1)
+        if key not in known and (guess or not takes_others):
+            hint = f"did you mean {guess[0]!r}? " if guess else ""
+            raise ValueError(
+                f"policy_kwargs has {key!r}, which {policy_class.__name__} does not know: {hint}"
+                f"It takes {', '.join(sorted(known))}."
+            )
+
+
+def _arguments_of(policy_class: type) -> tuple[set[str], bool]:
+    """Return what a policy's constructor takes from ``policy_kwargs``, and whether it may take something else, too.
+
+    A class of somebody's own may do with its ``**kwargs`` what it wants; those of SB3 and this package hand them on.
+    """
+    known: set[str] = set()
+    takes_others = False
+    for cls in policy_class.__mro__:
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+            known |= {p.name for p in parameters}
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+                break
+            takes_others |= cls.__module__.partition(".")[0] not in ("stable_baselines3", "sb3_contrib", "sb3_trl")
+    known -= {"self", "observation_space", "action_space", "lr_schedule", "use_sde", "args", "kwargs"}
+    return known, takes_others
