@@ -14,9 +14,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 pytest.importorskip("rl_zoo3")
 
-from sb3_trl.papers import scales
+from sb3_trl.papers import reproduce, scales
 from sb3_trl.papers.fixup import RecordedFixPO, fixup_steps, shown_updates
-from sb3_trl.papers.reproduce import ITEMS, reproduce
+from sb3_trl.papers.reproduce import ITEMS
 from sb3_trl.papers.scales import SCALES, paper_studies, scaled_study
 from sb3_trl.policies.actor_critic import SingleOptimizerPolicy
 from sb3_trl.report.estimates import aggregate

@@ -154,9 +154,8 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
         log_prob = new.log_prob(batch.actions)
         advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
         surrogate, clip_fraction = clipped_surrogate_loss(log_prob, batch.old_log_prob, advantages, weights.clip_range)
-        critic_loss = value_loss(
-            clipped_values(values.flatten(), batch.old_values, weights.clip_range_vf), batch.returns
-        )
+        clipped = clipped_values(values.flatten(), batch.old_values, weights.clip_range_vf)
+        critic_loss = value_loss(clipped, batch.returns)
         entropy_loss = -new.entropy().mean()
         loss = surrogate + weights.entropy * entropy_loss + weights.value * critic_loss
         log_ratio = log_prob - batch.old_log_prob
