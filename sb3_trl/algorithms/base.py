@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
@@ -18,6 +20,7 @@ from torch import nn
 from sb3_trl.algorithms.arguments import check_at_least, check_choices, check_policy_kwargs
 from sb3_trl.monitoring.dashboard import DashboardCallback
 from sb3_trl.monitoring.finite import FiniteCheckCallback
+from sb3_trl.moved import old_modules
 from sb3_trl.rollouts.collection import can_collect, collect_rollout
 from sb3_trl.rollouts.rollout import Rollout, rollout_from_buffer
 from sb3_trl.schedules import as_schedule
@@ -57,6 +60,21 @@ class LeanRollouts(OnPolicyAlgorithm):
         except BaseException:
             th.set_grad_enabled(grad_mode)  # Ctrl-C may come even where a block without gradients begins or ends
             raise
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model, as in SB3; also one that an earlier version saved."""
+        with old_modules():
+            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -5,6 +5,8 @@ from sb3_trl.policies.actor_critic import (
     MlpPolicy,
     MultiInputPolicy,
     SingleOptimizerPolicy,
+    TRPLCnnPolicy,
+    TRPLMultiInputPolicy,
     TRPLPolicy,
 )
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
@@ -15,5 +17,7 @@ __all__ = [
     "MultiInputPolicy",
     "ProjectedGaussianDistribution",
     "SingleOptimizerPolicy",
+    "TRPLCnnPolicy",
+    "TRPLMultiInputPolicy",
     "TRPLPolicy",
 ]

@@ -20,6 +20,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_trl.moved import old_modules
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies.forward import actor_latent, features_of, latents
 from sb3_trl.policies.parameters import parameters_behind
@@ -30,6 +31,8 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "SingleOptimizerPolicy",
+    "TRPLCnnPolicy",
+    "TRPLMultiInputPolicy",
     "TRPLPolicy",
 ]
 
@@ -143,6 +146,12 @@ class TRPLPolicy(ActorCriticPolicy):
     def critic_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the value depends on, frozen ones among them."""
         return parameters_behind(self, lambda x: self.predict_values(x).sum(), self.vf_features_extractor)
+
+    @classmethod
+    def load(cls, path: str, device: th.device | str = "auto") -> Any:
+        """Load what ``save`` wrote, as in SB3; also what an earlier version saved."""
+        with old_modules():
+            return super().load(path, device)
 
     @property
     def shares_parameters(self) -> bool:

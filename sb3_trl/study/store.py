@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from sb3_trl.moved import with_new_names
 from sb3_trl.study.jobs import Outcome, Run, run_path
 from sb3_trl.study.reader import StudyError
 from sb3_trl.study.rows import COLUMNS
@@ -50,7 +51,7 @@ class Store:
 
     def differences(self, run: Run) -> dict[str, tuple[Any, Any]]:
         """Return the settings in which a finished run differs from ``run``: the finished run's, and ``run``'s."""
-        old, new = json.loads((self.path(run) / "run.json").read_text()), run.settings
+        old, new = json.loads(with_new_names((self.path(run) / "run.json").read_text())), run.settings
         old, new = (settings | settings["hyperparameters"] for settings in (old, new))
         keys = sorted((old.keys() | new.keys()) - {"hyperparameters"})
         return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
