@@ -118,9 +118,7 @@ def summary(room: str) -> list[str]:
     known = modules()
     module = room if room == DOOR else f"{DOOR}.{room}"
     text = ast.get_docstring(ast.parse(known[module].read_text())) or ""
-    return wrap(
-        " ".join(text.split("\n\n")[0].split()).replace("``", ""), WIDTH // 5 - 1, max_lines=2, placeholder=" …"
-    )
+    return wrap(" ".join(text.split("\n\n")[0].split()).replace("``", ""), WIDTH // 6, max_lines=2, placeholder=" …")
 
 
 def places(graph: Graph) -> dict[str, tuple[float, float]]:

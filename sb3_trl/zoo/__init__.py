@@ -1,4 +1,4 @@
-"""RL Zoo: registration of the package's algorithms, and the ``sb3-trl`` command."""
+"""The RL Zoo: registration of the algorithms, its experiment, samplers, and the wrappers around its scripts."""
 
 from sb3_trl.zoo.registry import hyperparameter_file, register
 
