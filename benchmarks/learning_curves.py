@@ -4,7 +4,8 @@ Every run is one ``sb3-trl train`` command in a process of its own. Finished run
 command can be interrupted and repeated; ``--jobs`` runs go side by side, one thread each.
 
     python benchmarks/learning_curves.py --env HalfCheetah-v5 --seeds 3 --timesteps 1000000 \\
-        --method "TRPL-KL (paper)=trpl trpl_paper.yml" --method "PPO (RL Zoo)=ppo ppo_v5.yml" \\
+        --method "TRPL-KL (paper)=trpl trpl_paper.yml env_wrapper:None" \\
+        --method "PPO (RL Zoo)=ppo ppo_v5.yml" \\
         --out docs/results/halfcheetah
 """
 
