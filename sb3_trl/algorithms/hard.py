@@ -37,7 +37,7 @@ def step_inside(
     :param max_steps: Stop after so many steps, inside or not.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
     """
-    actor, states = ForwardPass(policy, "gaussian"), table((observations, region))
+    actor, states = ForwardPass(policy, "predicted"), table((observations, region))
     # Moments of its own: those of the surrogate's gradients, which are larger, would make the steps tiny.
     optimizer = policy.make_optimizer(policy.actor_parameters(), learning_rate)
 

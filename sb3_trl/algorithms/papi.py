@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_trl.algorithms.arguments import check_at_least, check_positive
 from sb3_trl.algorithms.losses import clipped_surrogate_loss, normalize
-from sb3_trl.algorithms.projecting import GaussianAlgorithm
+from sb3_trl.algorithms.projecting import ProjectingAlgorithm
 from sb3_trl.policies.actor_critic import TRPLPolicy
 from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.projections import Gaussian
@@ -29,7 +29,7 @@ _TARGET = 1 - 1e-4
 _FRACTIONS = (1.0, 0.99, 0.9, 0.0)
 
 
-class PAPI(GaussianAlgorithm):
+class PAPI(ProjectingAlgorithm):
     """Projected Approximate Policy Iteration (Akrour et al., 2019, https://proceedings.mlr.press/v97/akrour19a.html).
 
     PPO's epochs on the clipped surrogate, without a trust region; then the policy is projected, in closed form, onto
@@ -141,7 +141,7 @@ class PAPI(GaussianAlgorithm):
         self.policy.set_training_mode(True)
         self._set_learning_rates()
         rollout = self._rollout()
-        old, old_layer = self._gaussians(rollout), _copies(self._last_layer())
+        old, old_layer = self._predictions(rollout), _copies(self._last_layer())
 
         stats = RunningMeans()
         self._fit_critic(rollout, stats)
@@ -161,7 +161,7 @@ class PAPI(GaussianAlgorithm):
 
     def _improve_policy(self, rollout: Rollout, stats: RunningMeans) -> list[list[th.Tensor]]:
         """Maximise the clipped surrogate; return the hidden layers before the first epoch and after each."""
-        actor, optimizer = ForwardPass(self.policy, "gaussian"), self.policy.optimizer
+        actor, optimizer = ForwardPass(self.policy, "predicted"), self.policy.optimizer
         data = (rollout, self._scalar(self._now("clip_range")), self._weight(self.ent_coef))
         history = [_copies(self._hidden_layers())]
         for _ in range(self.n_epochs):
@@ -184,7 +184,7 @@ class PAPI(GaussianAlgorithm):
 
     def _project_covariance(self, rollout: Rollout, old: Gaussian) -> float:
         """Interpolate the covariance with the old one, and return the new one's share η."""
-        new = self._gaussians(rollout)
+        new = self._predictions(rollout)
         mean_part, cov_part = expected_kl(new, old)
         if not bool((mean_part + cov_part).isfinite()):
             raise FloatingPointError(
@@ -208,7 +208,7 @@ class PAPI(GaussianAlgorithm):
         undone = 0
         for undone, hidden in enumerate(reversed(history)):  # noqa: B007
             _assign(self._hidden_layers(), hidden)
-            intermediate = self._gaussians(rollout)
+            intermediate = self._predictions(rollout)
             if bool(expected_kl(intermediate, old)[0] <= self._bound_of_means(intermediate, old)):
                 break
         _assign(self._last_layer(), layer)
@@ -216,9 +216,9 @@ class PAPI(GaussianAlgorithm):
 
     def _project_last_layer(self, rollout: Rollout, old: Gaussian, old_layer: list[th.Tensor]) -> float:
         """Interpolate the last layer with the old one, and return the new one's share t."""
-        layer, new = _copies(self._last_layer()), self._gaussians(rollout)
+        layer, new = _copies(self._last_layer()), self._predictions(rollout)
         _assign(self._last_layer(), old_layer)
-        intermediate = self._gaussians(rollout)
+        intermediate = self._predictions(rollout)
         largest = mean_share(intermediate, new, old, self._bound_of_means(intermediate, old)).item()
         for share in (fraction * largest for fraction in _FRACTIONS):
             _assign(self._last_layer(), [th.lerp(a, b, share) for a, b in zip(old_layer, layer, strict=True)])
@@ -231,7 +231,7 @@ class PAPI(GaussianAlgorithm):
         return (_TARGET * self.kl_bound - expected_kl(policy, old)[1]).clamp(min=0)
 
     def _is_inside(self, rollout: Rollout, old: Gaussian) -> bool:
-        return bool(sum(expected_kl(self._gaussians(rollout), old)) <= self.kl_bound)
+        return bool(sum(expected_kl(self._predictions(rollout), old)) <= self.kl_bound)
 
     # --- plumbing ---
 
@@ -250,7 +250,7 @@ class PAPI(GaussianAlgorithm):
     def _log_update(self, rollout: Rollout, old: Gaussian, projection: dict[str, float], stats: RunningMeans) -> None:
         self._log("train", stats.read())
         self._log_explained_variance(rollout)
-        acting = self._gaussians(rollout).double()
+        acting = self._predictions(rollout).double()
         mean_part, cov_part = kl(acting, old.double())
         divergence = mean_part + cov_part
         values = {

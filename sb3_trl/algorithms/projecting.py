@@ -1,4 +1,4 @@
-"""What TRPL and PAPI share: a Gaussian that can be projected, and a critic with an optimiser of its own."""
+"""What TRPL and PAPI share: a policy that can be projected, and a critic with an optimiser of its own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from sb3_trl.algorithms.trust_region import concatenate
 from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy, TRPLPolicy
 from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.policies.parameters import statistics
-from sb3_trl.projections import Gaussian
 from sb3_trl.rollouts.rollout import Rollout
 from sb3_trl.steps.gradient_step import Loss
 from sb3_trl.steps.running_means import RunningMeans
 
-__all__ = ["GaussianAlgorithm"]
+__all__ = ["ProjectingAlgorithm"]
 
 
-class GaussianAlgorithm(TrustRegionAlgorithm):
+class ProjectingAlgorithm(TrustRegionAlgorithm):
     """Base class of the algorithms that project a ``TRPLPolicy``."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -47,9 +46,10 @@ class GaussianAlgorithm(TrustRegionAlgorithm):
         """Return the tensors that decide how the policy acts: parameters, and statistics of normalising layers."""
         return [*self.policy.actor_parameters(), *statistics(self.policy)]
 
-    def _gaussians(self, rollout: Rollout) -> Gaussian:
-        """Return the network's Gaussians at all states of the rollout, without gradient."""
-        return concatenate(self._evaluate(self.policy.gaussian, rollout.observations))
+    def _predictions(self, rollout: Rollout) -> Any:
+        """Return the network's distributions at all states of the rollout, without gradient."""
+        first, *others = self._evaluate(self.policy.predicted, rollout.observations)
+        return concatenate(first, others)
 
     def _set_scale(self, scale: th.Tensor) -> None:
         """Set a scale that does not depend on the state, unless it is frozen."""
@@ -71,7 +71,7 @@ class GaussianAlgorithm(TrustRegionAlgorithm):
         self._schedule("critic_learning_rate")  # which says what is wrong with it
         if not isinstance(self.policy, TRPLPolicy):
             raise ValueError(
-                f"{self.policy_class.__name__} has no Gaussian that can be projected: use 'MlpPolicy', 'CnnPolicy', "
+                f"{self.policy_class.__name__} has no distribution that can be projected: use 'MlpPolicy', 'CnnPolicy', "
                 "'MultiInputPolicy' or a subclass of sb3_trl.TRPLPolicy."
             )
 

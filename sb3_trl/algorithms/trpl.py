@@ -12,7 +12,7 @@ from sb3_trl.algorithms.arguments import check_at_least
 from sb3_trl.algorithms.enforcement import roll_back
 from sb3_trl.algorithms.hard import step_inside
 from sb3_trl.algorithms.losses import Weights, normalize, surrogate_loss, trust_region_loss, value_loss
-from sb3_trl.algorithms.projecting import GaussianAlgorithm
+from sb3_trl.algorithms.projecting import ProjectingAlgorithm
 from sb3_trl.algorithms.trust_region import TrustRegion, make_projection
 from sb3_trl.policies.actor_critic import TRPLPolicy
 from sb3_trl.policies.forward import ForwardPass
@@ -37,7 +37,7 @@ __all__ = ["TRPL"]
 _DEFAULT_BOUNDS = (0.03, 1e-3)
 
 
-class TRPL(GaussianAlgorithm):
+class TRPL(ProjectingAlgorithm):
     """Trust Region Projection Layers (Algorithm 2 of Otto et al., 2021, https://openreview.net/forum?id=qYZD-AO1Vn).
 
     The policy that collects rollouts is the network's Gaussian π_θ. The loss looks at its projection π̃ onto a
@@ -189,7 +189,7 @@ class TRPL(GaussianAlgorithm):
         stats = RunningMeans()
         self._fit_critic(rollout, stats)
         self._improve_policy(rollout, region, stats)
-        prediction = self._gaussians(rollout)
+        prediction = self._predictions(rollout)
         self._adopt_projected_scale(prediction, region)
         self._regress_onto_projection(rollout, region, stats)
         if self.hard:
@@ -201,7 +201,7 @@ class TRPL(GaussianAlgorithm):
 
     def _trust_region(self, rollout: Rollout) -> TrustRegion:
         """Return the trust region around the policy that collected the rollout, with the bounds of now."""
-        old = self._gaussians(rollout)
+        old = self._predictions(rollout)
         progress = self._current_progress_remaining
         mean_bound, cov_bound = (
             th.as_tensor(bound_at(bound, progress, rollout.observations), dtype=th.float64, device=self.device)
@@ -261,7 +261,7 @@ class TRPL(GaussianAlgorithm):
         """Fit the policy to its own projection, frozen for the whole batch (section 4.4)."""
         if self.n_regression_epochs == 0 or region.projection is None:
             return
-        data = (rollout.observations, region.project(self._gaussians(rollout)))
+        data = (rollout.observations, region.project(self._predictions(rollout)))
         actor, optimizer = ForwardPass(self.policy, "gaussian"), self.policy.optimizer
         self._take_steps("regression", self._regression_loss, actor, optimizer, data, self.n_regression_epochs, stats)
 
@@ -284,7 +284,7 @@ class TRPL(GaussianAlgorithm):
             self.policy.optimizer,
             self._policy_state(),
             start,
-            lambda: bool(region.is_inside(self._gaussians(rollout)).all()),
+            lambda: bool(region.is_inside(self._predictions(rollout)).all()),
         )
         self._log("trust_region", {"hard_steps": steps, "rollbacks": self._rollbacks})
 
@@ -296,7 +296,7 @@ class TRPL(GaussianAlgorithm):
             means["projection_fallbacks"] *= self.n_epochs * -(-len(rollout.returns) // self.batch_size)
         self._log("train", means)
         self._log_explained_variance(rollout)
-        acting = self._gaussians(rollout)
+        acting = self._predictions(rollout)
         self._log("trust_region", region.measure(acting))
         projected_fraction = 1 - region.is_inside(prediction).double().mean().item()
         self._log("trust_region", {"projected_fraction": projected_fraction})

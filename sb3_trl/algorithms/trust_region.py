@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, singledispatch
 from typing import Any
 
 import torch as th
 
 from sb3_trl.projections import (
+    Categorical,
+    Distribution,
     FrobeniusProjection,
     Gaussian,
     JointKLProjection,
@@ -18,10 +20,9 @@ from sb3_trl.projections import (
     TrustRegionLayer,
     WassersteinProjection,
 )
-from sb3_trl.projections.gaussian import kl
 from sb3_trl.table import Shared, Table, joined, table
 
-__all__ = ["PROJECTIONS", "TrustRegion", "concatenate", "make_projection", "widen"]
+__all__ = ["PROJECTIONS", "TrustRegion", "concatenate", "make_projection"]
 
 #: Projections by name.
 PROJECTIONS: dict[str, Callable[[], Projection]] = {
@@ -39,15 +40,13 @@ class TrustRegion:
 
     :param layer: Projection and entropy control.
     :param old: The policy that collected the data, n states.
-    :param mean_bound: ε_μ, a scalar tensor or ``(n,)``.
-    :param cov_bound: ε_Σ, likewise.
+    :param bounds: As many as ``old.bound_names``, scalar tensors or ``(n,)``.
     :param entropy_bound: β in nats, a scalar tensor, ``None`` without entropy control.
     """
 
     layer: TrustRegionLayer
-    old: Gaussian
-    mean_bound: th.Tensor
-    cov_bound: th.Tensor
+    old: Distribution
+    bounds: tuple[th.Tensor, ...]
     entropy_bound: th.Tensor | None = None
 
     @property
@@ -55,35 +54,41 @@ class TrustRegion:
         """The projection, ``None`` if there is only entropy control or nothing."""
         return self.layer.projection
 
-    def project(self, new: Gaussian) -> Gaussian:
+    @property
+    def named_bounds(self) -> dict[str, th.Tensor]:
+        """The bounds by name."""
+        return dict(zip(self.old.bound_names, self.bounds, strict=True))
+
+    def project(self, new: Any) -> Any:
         """Return π̃."""
-        return self.layer(new, self.old, self.mean_bound, self.cov_bound, self.entropy_bound)
+        return self.layer(new, self.old, entropy_bound=self.entropy_bound, **self.named_bounds)
 
     def scaled(self, factor: float) -> TrustRegion:
         """Return the trust region with ``factor`` times the bounds."""
-        return TrustRegion(self.layer, self.old, factor * self.mean_bound, factor * self.cov_bound, self.entropy_bound)
+        return replace(self, bounds=tuple(factor * bound for bound in self.bounds))
 
-    def is_inside(self, policy: Gaussian) -> th.Tensor:
+    def is_inside(self, policy: Any) -> th.Tensor:
         """Return for each state whether ``policy`` obeys the bounds, measured in float64; shape ``(n,)``."""
         if self.projection is None:
-            return th.ones(policy.mean.shape[:-1], dtype=th.bool, device=policy.mean.device)
-        return self.projection.is_inside(widen(policy), widen(self.old), self.mean_bound, self.cov_bound)
+            return th.ones(policy.batch_shape, dtype=th.bool, device=self.bounds[0].device)
+        return self.projection.is_inside(policy.double(), self.old.double(), **self.named_bounds)
 
-    def measure(self, policy: Gaussian) -> dict[str, float]:
+    def measure(self, policy: Any) -> dict[str, float]:
         """Return the trust-region log of the acting policy, measured in float64."""
-        policy, old = widen(policy), widen(self.old)
-        mean_part, cov_part = kl(policy, old)
-        divergence = mean_part + cov_part
+        policy, old = policy.double(), self.old.double()
+        divergence = policy.kl(old)
         values: dict[str, Any] = {"kl_mean": divergence.mean(), "kl_max": divergence.max()}
         values["entropy"] = policy.entropy().mean()
         values["violation_fraction"] = 1 - self.is_inside(policy).double().mean()
         if self.projection is not None:
-            names = ("mean_distance", "cov_distance")
-            for name, distance in zip(names, self.projection.distance(policy, old), strict=True):
-                values |= {f"{name}_mean": distance.mean(), f"{name}_max": distance.max()}
-            values |= {"mean_bound": self.mean_bound.mean(), "cov_bound": self.cov_bound.mean()}
+            distances = self.projection.distance(policy, old)
+            for (name, bound), distance in zip(self.named_bounds.items(), distances, strict=True):
+                values[name] = bound.mean()
+                part = name.removesuffix("_bound")
+                if part != "kl":  # which is there already
+                    values |= {f"{part}_distance_mean": distance.mean(), f"{part}_distance_max": distance.max()}
             if self.projection.measures_kl:
-                values["kl_bound"] = (self.mean_bound + self.cov_bound).mean()
+                values["kl_bound"] = sum(self.bounds).mean()  # type: ignore[union-attr]
         if self.entropy_bound is not None:
             values["entropy_bound"] = self.entropy_bound
         return {key: float(value) for key, value in values.items()}
@@ -96,10 +101,20 @@ def _(data: Gaussian) -> Table:
 
 
 @table.register
+def _(data: Categorical) -> Table:
+    return joined([table(data.log_probs)], _categorical, Categorical)
+
+
+@table.register
 def _(data: TrustRegion) -> Table:
-    bounds = [table(bound) if bound.dim() else table(Shared(bound)) for bound in (data.mean_bound, data.cov_bound)]
+    bounds = [table(bound) if bound.dim() else table(Shared(bound)) for bound in data.bounds]
     entropy = table(None) if data.entropy_bound is None else table(Shared(data.entropy_bound))
-    return joined([table(data.old), *bounds, entropy], lambda parts: TrustRegion(data.layer, *parts), TrustRegion)
+
+    def region(parts: Sequence[Any]) -> TrustRegion:
+        old, *bounds, entropy_bound = parts
+        return TrustRegion(data.layer, old, tuple(bounds), entropy_bound)
+
+    return joined([table(data.old), *bounds, entropy], region, TrustRegion)
 
 
 def _gaussian(is_diagonal: bool, parts: Sequence[th.Tensor]) -> Gaussian:
@@ -107,18 +122,29 @@ def _gaussian(is_diagonal: bool, parts: Sequence[th.Tensor]) -> Gaussian:
     return Gaussian(mean, std=scale) if is_diagonal else Gaussian(mean, scale_tril=scale)
 
 
-def widen(gaussian: Gaussian) -> Gaussian:
-    """Return the Gaussian in float64, in which distances lose nothing worth mentioning."""
-    return gaussian.with_scale(gaussian.scale.double(), gaussian.mean.double())
+def _categorical(parts: Sequence[th.Tensor]) -> Categorical:
+    return Categorical(*parts)
 
 
-def concatenate(gaussians: Sequence[Gaussian]) -> Gaussian:
-    """Join batches of states; a non-contextual scale is the same in all of them."""
-    first = gaussians[0]
-    if len(gaussians) == 1:
+@singledispatch
+def concatenate(first: Distribution, others: Sequence[Any]) -> Any:
+    """Join batches of states: the first, and others of its kind."""
+    raise TypeError(f"A {type(first).__name__} has no batches that are known here.")
+
+
+@concatenate.register
+def _(first: Gaussian, others: Sequence[Gaussian]) -> Gaussian:
+    """A scale that does not depend on the state is the same in all of them."""
+    if not others:
         return first
-    scale = th.cat([g.scale for g in gaussians]) if first.is_contextual else first.scale
-    return first.with_scale(scale, th.cat([g.mean for g in gaussians]))
+    batches = [first, *others]
+    scale = th.cat([g.scale for g in batches]) if first.is_contextual else first.scale
+    return first.with_scale(scale, th.cat([g.mean for g in batches]))
+
+
+@concatenate.register
+def _(first: Categorical, others: Sequence[Categorical]) -> Categorical:
+    return Categorical(th.cat([c.log_probs for c in (first, *others)])) if others else first
 
 
 def make_projection(projection: str | Projection | None) -> Projection | None:
