@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -28,6 +30,8 @@ from sb3_trl.algorithms.projecting import GaussianAlgorithm
 from sb3_trl.projections import Gaussian, Projection
 from sb3_trl.rollouts.rollout import Rollout, rollout_from_buffer
 
+#: The folder that holds the package, its documentation, its examples and its benchmarks.
+ROOT = Path(__file__).parent.parent
 KINDS = ["kl", "w2", "frobenius", "joint_kl"]
 ACTION_SPACES = {
     "box": spaces.Box(-1.0, 1.0, (2,)),
@@ -271,6 +275,14 @@ def call(line: str, folder: Path | None = None) -> None:
         patch.setattr(sys, "orig_argv", [sys.executable, *sys.argv])
         patch.setattr(rl_zoo3.train, "ExperimentManager", ExperimentManager)
         cli.main()
+
+
+def load_example(name: str) -> ModuleType:
+    """Import one of the examples."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def event_file(folder: Path) -> EventAccumulator:

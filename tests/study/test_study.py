@@ -16,7 +16,7 @@ import pytest
 import torch as th
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import VecNormalize
-from support import PointEnv, event_file, vec_env
+from support import ROOT, PointEnv, event_file, vec_env
 
 from sb3_trl import __version__
 from sb3_trl.study import Selection, Study, StudyError
@@ -485,7 +485,7 @@ def test_without_joblib(run, tmp_path, monkeypatch):
 
 
 def test_the_flags_of_the_page_exist(run):
-    page = (Path(__file__).parent.parent / "docs" / "studies.md").read_text()
+    page = (ROOT / "docs" / "studies.md").read_text()
     _, printed, _ = run("study --help")
     known = set(re.findall(r"--[a-z][\w-]*", printed))
     own = set(re.findall(r"--[a-z][\w-]*", "\n".join(re.findall(r"^sb3-trl study.*", page, re.MULTILINE))))

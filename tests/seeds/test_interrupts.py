@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
-from support import PointEnv, Uncompiled, all_equal, parameters
+from support import ROOT, PointEnv, Uncompiled, all_equal, parameters
 
 import sb3_trl
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, SeedBatch
@@ -126,8 +126,8 @@ def test_sigint_in_a_process(tmp_path):
     script = tmp_path / "learn.py"
     script.write_text(
         "import os, signal, sys, threading\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_interrupts import assert_nothing_goes_on, make_batch, process_as_it_is\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from seeds.test_interrupts import assert_nothing_goes_on, make_batch, process_as_it_is\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background does not have\n"
         "signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
         "batch = make_batch(compile=False)\n"

@@ -18,7 +18,8 @@ from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
 SIZES = {"n_steps": 128, "batch_size": 64, "n_epochs": 1}
 #: ``sb3-trl`` with trials that take a second, whatever sizes were drawn.
 QUICK = f"""
-from sb3_trl.zoo import cli, samplers
+from sb3_trl import cli
+from sb3_trl.zoo import samplers
 
 def quick(sample):
     return lambda *arguments: sample(*arguments) | {SIZES}

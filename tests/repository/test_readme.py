@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 from stable_baselines3 import PPO
-from support import make_model, train_and_record
+from support import ROOT, make_model, train_and_record
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, TRPLPolicy
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
 from sb3_trl.cli import COMMANDS as COMMANDS_OF_THE_ZOO
 from sb3_trl.study import SeedBatch
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text()
 

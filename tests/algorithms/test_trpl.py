@@ -855,7 +855,7 @@ def test_the_tables_hold_every_argument():
     assert arguments == set(OPTIONS) | WITHOUT_EFFECT
     policy_arguments = set(inspect.signature(TRPL.policy_aliases["MlpPolicy"].__init__).parameters)
     policy_arguments -= {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
-    # These two matter with other arguments or observations than here (see test_spaces.py).
+    # These two matter with other arguments or observations than here (see sb3/test_spaces.py).
     policy_arguments -= {"features_extractor_kwargs", "normalize_images"}
     assert policy_arguments == set(POLICY_OPTIONS)
 

@@ -7,10 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 import sb3_trl
-
-ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("build", "hatchling")), reason="build is not installed"

@@ -14,12 +14,12 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
-from test_examples import load
+from support import load_example
 
 from sb3_trl import TRPL
 from sb3_trl.envs import UnboundedActions
 
-reacher = load("reacher")
+reacher = load_example("reacher")
 
 IDS = ["sb3_trl/ReacherSparse5-v0", "sb3_trl/ReacherSparse5Balanced-v0"]
 every_id = pytest.mark.parametrize("env_id", IDS)

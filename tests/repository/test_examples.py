@@ -1,12 +1,9 @@
 """Every example runs, with few steps and epochs, and does what it says."""
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import imageio.v3 as imageio
 import numpy as np
@@ -17,21 +14,14 @@ import yaml
 from matplotlib.image import imread
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-from support import event_file
+from support import ROOT, event_file, load_example
 
 from sb3_trl import TRPL
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
 from sb3_trl.papers.interpolation import PROJECTIONS, gaussian, interpolate
 from sb3_trl.projections import Gaussian
 
-FOLDER = Path(__file__).parent.parent / "examples"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+FOLDER = ROOT / "examples"
 
 
 @pytest.fixture
@@ -47,7 +37,7 @@ def run(monkeypatch, capsys):
 
     def call(name: str, *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        load(name).main()
+        load_example(name).main()
         return capsys.readouterr().out
 
     return call
@@ -66,7 +56,7 @@ def test_every_example_has_a_test():
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_the_command_in_its_docstring(path):
-    lines = [line.strip() for line in load(path.stem).__doc__.splitlines()]
+    lines = [line.strip() for line in load_example(path.stem).__doc__.splitlines()]
     assert f"python examples/{path.name}" in [line.partition(" --")[0] for line in lines]
 
 
@@ -83,7 +73,7 @@ def test_train(run, tmp_path):
 
 
 def test_the_settings_of_train_are_those_of_the_zoo():
-    train = load("train")
+    train = load_example("train")
     entry = yaml.safe_load((FOLDER.parent / "hyperparams" / "trpl.yml").read_text())["HalfCheetah-v5"]
     entry["policy_kwargs"] = eval(entry["policy_kwargs"])
     assert entry.pop("normalize") is True
@@ -157,7 +147,7 @@ def test_custom_projection(run):
 
 
 def test_the_projection_of_custom_projection():
-    projection = load("custom_projection").LogProjection(mean_bound=0.05, cov_bound=0.02)
+    projection = load_example("custom_projection").LogProjection(mean_bound=0.05, cov_bound=0.02)
     old = Gaussian(th.zeros(50, 3), std=th.rand(50, 3) + 0.1)
     new = Gaussian(th.randn(50, 3) * th.logspace(-3, 1, 50)[:, None], std=old.std * th.randn(50, 3).mul(0.2).exp())
     projected = projection(new, old)
@@ -177,7 +167,7 @@ def test_state_dependent_bounds(run):
 
 def test_the_bounds_of_state_dependent_bounds():
     observations = th.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
-    assert load("state_dependent_bounds").mean_bound(observations).tolist() == pytest.approx([0.01, 0.1])
+    assert load_example("state_dependent_bounds").mean_bound(observations).tolist() == pytest.approx([0.01, 0.1])
 
 
 def test_full_covariance(run):

@@ -1,16 +1,16 @@
 """``benchmarks/tune.py``: a trial trains all seeds of the search in one batch, with the settings that were drawn."""
 
 import runpy
-from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
+from support import ROOT
 
 from sb3_trl.study.jobs import Outcome
 from sb3_trl.zoo.registry import register
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 RETURNS = {100: [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 101: [10.0] * 6}
 
 
