@@ -19,6 +19,7 @@ from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -156,6 +157,22 @@ class LinearExtractor(BaseFeaturesExtractor):
 
 
 SHARED = {"share_features_extractor": True, "features_extractor_class": LinearExtractor}
+
+
+#: Action spaces and arguments of FixPO: every distribution of which the parameters are known.
+DISTRIBUTIONS: list[tuple[str, dict[str, Any]]] = [
+    *[(space, {}) for space in ACTION_SPACES],
+    ("box", {"use_sde": True}),
+    ("box", {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
+    ("box", {"use_sde": True, "policy_kwargs": {"full_std": False, "use_expln": True}}),
+]
+
+
+class OwnDistributionPolicy(ActorCriticPolicy):
+    """Known by its torch distributions alone, which look at their arguments."""
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        return super()._get_action_dist_from_latent(latent_pi)
 
 
 class Uncompiled:

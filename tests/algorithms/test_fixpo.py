@@ -14,8 +14,6 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from sb3_trl import FixPO
-from sb3_trl.penalty import BetaDual, bernoulli_kl, categorical_kl
-from sb3_trl.policies.action_parameters import action_parameters
 
 
 def make_fixpo(env=None, policy="MlpPolicy", **kwargs) -> FixPO:
@@ -206,61 +204,6 @@ def test_directions_and_targets_differ():
     assert len({log["trust_region/kl_mean"] for log in betas}) == len(settings)
     assert betas[0]["fixpo/beta"] > betas[2]["fixpo/beta"], "a higher target coefficient asks for a higher β"
     assert betas[3]["fixpo/beta"] == 1.0
-
-
-# --- the dual and the divergences ---
-
-
-def test_beta_takes_adams_steps_on_its_loss_and_stays_above_zero():
-    dual = BetaDual(kl_bound=0.5, target_coef=3.0, init=1.0, learning_rate=0.01)
-    beta = th.tensor(1.0, dtype=th.float64, requires_grad=True)
-    adam = th.optim.Adam([beta], lr=0.01)
-    for kl in (1.0, 0.3, 0.1, 0.05, 2.0):
-        dual.update(th.tensor(kl))
-        adam.zero_grad()
-        (beta * (0.5 - 3.0 * th.tensor(kl).double())).backward()
-        adam.step()
-        assert dual.value.item() == pytest.approx(beta.item(), rel=1e-12)
-    for _ in range(500):
-        dual.update(th.tensor(0.0))
-    assert dual.value.item() == 0
-    dual.update(th.tensor(float("nan")))
-    assert dual.value.isfinite()
-
-
-def test_divergences_equal_torchs():
-    logits_p, logits_q = th.randn(2, 50, 4, dtype=th.float64).mul(3).log_softmax(-1)
-    expected = th.distributions.kl_divergence(
-        th.distributions.Categorical(logits=logits_p), th.distributions.Categorical(logits=logits_q)
-    )
-    assert th.allclose(categorical_kl(logits_p, logits_q), expected)
-    impossible = th.tensor([0.5, 0.5, 0.0]).log()
-    assert categorical_kl(impossible, impossible) == 0
-    p, q = 3 * th.randn(2, 50, 4, dtype=th.float64)
-    expected = th.distributions.kl_divergence(
-        th.distributions.Bernoulli(logits=p), th.distributions.Bernoulli(logits=q)
-    ).sum(-1)
-    assert th.allclose(bernoulli_kl(p, q), expected)
-    assert bernoulli_kl(p, p).abs().max() == 0
-
-
-@pytest.mark.parametrize("space", ACTION_SPACES)
-def test_action_parameters_equal_sb3s_divergence(space):
-    models = [
-        make_fixpo(ActionEnv(ACTION_SPACES[space]), seed=seed, policy_kwargs={"ortho_init": False}) for seed in (0, 1)
-    ]
-    observations = th.randn(20, 4)
-    distributions = [model.policy.get_distribution(observations) for model in models]
-    expected = kl_divergence(*distributions)
-    expected = expected.sum(-1) if expected.dim() > 1 else expected
-    assert expected.max() > 0
-    p, q = map(action_parameters, distributions)
-    assert th.allclose(p.kl(q), expected, atol=1e-6)
-
-
-def test_an_unknown_distribution_is_named():
-    with pytest.raises(TypeError, match="No KL divergence is known for object"):
-        action_parameters(object())
 
 
 # --- saving, learning, errors ---

@@ -1,17 +1,13 @@
 """Lean rollouts leave SB3's buffer, number for number, given the same noise."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecNormalize
 from support import PointEnv, Recorder, make_model, vec_env
 from torch import nn
 
@@ -20,34 +16,7 @@ from sb3_trl.policies.actor_critic import MlpPolicy, SingleOptimizerPolicy
 from sb3_trl.rollouts.actor import LeanActor
 from sb3_trl.rollouts.collection import can_collect, generalized_advantages
 
-N_STEPS, N_ENVS = 50, 3
-ACTION_SPACES = {
-    "box": spaces.Box(-0.3, 0.4, (2,), np.float32),
-    "matrix": spaces.Box(-1.0, 1.0, (2, 2), np.float32),
-    "discrete": spaces.Discrete(4),
-    "multi_discrete": spaces.MultiDiscrete([3, 2]),
-    "multi_binary": spaces.MultiBinary(3),
-}
-
-
-class AnyActionEnv(gym.Env):
-    """Episodes end at random, half of them by a time limit; what happens depends on every action."""
-
-    def __init__(self, action_space: spaces.Space) -> None:
-        self.action_space = action_space
-        self.observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.state = self.np_random.normal(size=4).astype(np.float32)
-        return self.state, {}
-
-    def step(self, action):
-        assert self.action_space.contains(action), action
-        push = np.float32(np.sum(action))
-        self.state = (0.9 * self.state + push * self.np_random.normal(size=4)).astype(np.float32)
-        ends, truncated = self.np_random.random(2) < (0.1, 0.5)
-        return self.state, float(self.state[0]), bool(ends and not truncated), bool(ends and truncated), {}
+from .cases import ACTION_SPACES, N_ENVS, N_STEPS, make
 
 
 class Keep(Recorder):
@@ -96,12 +65,6 @@ def collect(model: OnPolicyAlgorithm, lean: bool, monkeypatch) -> tuple[RolloutB
             path = model.collect_rollouts if lean else super(type(model).__mro__[1], model).collect_rollouts
             assert path(model.env, callback_list, model.rollout_buffer, model.n_steps)
     return model.rollout_buffer, callback
-
-
-def make(cls: type, space: str, normalize: bool = False, policy: str | type = "MlpPolicy", **kwargs):
-    env = make_vec_env(lambda: AnyActionEnv(ACTION_SPACES[space]), N_ENVS, seed=0)
-    env = VecNormalize(env, gamma=0.9) if normalize else env
-    return cls(policy, env, n_steps=N_STEPS, batch_size=N_STEPS, gamma=0.9, seed=0, device="cpu", **kwargs)
 
 
 CASES = [
@@ -158,20 +121,6 @@ def test_every_observation_space(observation):
     model.learn(32, Unchanged())
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Softplus])
-def test_activations_without_state_go_the_short_way(activation):
-    """And those with state, or with hooks, do not."""
-    model = make(FixPO, "box", policy_kwargs={"activation_fn": activation, "log_std_init": -40})
-    observations = np.random.default_rng(0).normal(size=(N_ENVS, 4)).astype(np.float32)
-    actor = LeanActor(model.policy, 2, N_ENVS)
-    assert actor._is_bare
-    expected, _ = model.policy.predict(observations, deterministic=True)
-    assert np.allclose(np.clip(actor.act(observations, 1), -0.3, 0.4), expected, atol=1e-6)
-    model.policy.mlp_extractor.policy_net[1].register_forward_hook(lambda *_: None)
-    assert not LeanActor(model.policy, 2, N_ENVS)._is_bare
-    assert not LeanActor(make(FixPO, "box", policy_kwargs={"activation_fn": nn.PReLU}).policy, 2, N_ENVS)._is_bare
-
-
 class Unchanged(BaseCallback):
     """Compares the buffer with the policy that filled it."""
 
@@ -185,42 +134,6 @@ class Unchanged(BaseCallback):
             values, log_probs, _ = self.model.policy.evaluate_actions(batch.observations, batch.actions)
         assert th.allclose(values.flatten(), batch.old_values, atol=1e-5)
         assert th.allclose(log_probs, batch.old_log_prob, atol=1e-4)
-
-
-def frequencies(model: FixPO, n: int) -> np.ndarray:
-    """How often each action is drawn in one state, the actions' frequencies in columns."""
-    model.policy.action_net.weight.data.normal_(std=0.3)
-    model.policy.action_net.bias.data.normal_()
-    actor = LeanActor(model.policy, n, 1)
-    return np.concatenate([actor.act(np.ones((1, 4), np.float32), step).reshape(1, -1) for step in range(n)])
-
-
-@pytest.mark.parametrize("space", ["discrete", "multi_discrete", "multi_binary"])
-def test_actions_follow_the_policy(space):
-    """Frequencies of 20 000 draws against the distribution's probabilities, within 5 standard errors."""
-    n = 20_000
-    model = make(FixPO, space)
-    drawn = frequencies(model, n)
-    distribution = model.policy.get_distribution(th.ones(1, 4)).distribution
-    factors = distribution if isinstance(distribution, list) else [distribution]
-    probabilities = [f.probs[0].detach().numpy() for f in factors]
-    if space == "multi_binary":
-        probabilities = [np.array([1 - p, p]) for p in probabilities[0]]
-    for column, probability in zip(drawn.T, probabilities, strict=True):
-        for action, p in enumerate(probability):
-            assert abs((column == action).mean() - p) < 5 * np.sqrt(p * (1 - p) / n)
-
-
-@pytest.mark.parametrize("kwargs", [{}, {"contextual_std": True}, {"covariance": "full"}])
-def test_gaussian_actions_follow_the_policy(kwargs):
-    n = 20_000
-    model = make(TRPL, "box", policy_kwargs=kwargs)
-    actor = LeanActor(model.policy, n, 1)
-    drawn = np.concatenate([actor.act(np.ones((1, 4), np.float32), step) for step in range(n)])
-    gaussian = model.policy.gaussian(th.ones(1, 4))
-    std = gaussian.covariance[..., range(2), range(2)].sqrt().detach().numpy().reshape(-1)
-    assert np.abs(drawn.mean(0) - gaussian.mean.detach().numpy()[0]).max() < 5 * std.max() / np.sqrt(n)
-    assert np.allclose(drawn.std(0), std, rtol=5 / np.sqrt(2 * n))
 
 
 class OwnPolicy(MlpPolicy):
@@ -269,42 +182,3 @@ def test_advantages_are_those_of_sb3(n_envs):
     ours = generalized_advantages(buffer.rewards, buffer.values, buffer.episode_starts, last_values, dones, 0.97, 0.9)
     assert np.array_equal(ours, buffer.advantages)
     assert ours.dtype == np.float32
-
-
-def test_a_hook_keeps_what_a_layer_gave_it():
-    """Activations overwrite what no hook has seen, and nothing else."""
-    model, kept = make(FixPO, "box"), []
-    model.policy.mlp_extractor.policy_net[0].register_forward_hook(lambda _, __, output: kept.append(output))
-    observations = np.random.default_rng(0).normal(size=(N_ENVS, 4)).astype(np.float32)
-    original = observations.copy()
-    LeanActor(model.policy, 2, N_ENVS).act(observations, 0)
-    expected = nn.functional.linear(th.from_numpy(original), *model.policy.mlp_extractor.policy_net[0].parameters())
-    assert th.allclose(kept[0], expected, atol=1e-6)
-    assert np.array_equal(observations, original)
-
-
-@pytest.mark.parametrize("covariance", ["diag", "full"])
-def test_mean_and_scale_are_one_layer_unless_they_are_not_plain(covariance):
-    model, kept = make(TRPL, "box", policy_kwargs={"contextual_std": True, "covariance": covariance}), []
-    model.policy.scale_net.linear.weight.data.normal_()
-    observations = np.random.default_rng(0).normal(size=(N_ENVS, 4)).astype(np.float32)
-    th.manual_seed(0)
-    actor = LeanActor(model.policy, 2, N_ENVS)
-    assert actor._is_bare
-    model.policy.scale_net.register_forward_hook(lambda _, __, output: kept.append(output))
-    th.manual_seed(0)
-    hooked = LeanActor(model.policy, 2, N_ENVS)
-    assert np.allclose(hooked.act(observations, 0), actor.act(observations, 0), atol=1e-5)
-    assert len(kept) == 1
-    model.policy.action_net = nn.Sequential(model.policy.action_net)
-    th.manual_seed(0)
-    other = LeanActor(model.policy, 2, N_ENVS)
-    assert np.allclose(other.act(observations, 0), actor.act(observations, 0), atol=1e-5)
-
-
-@pytest.mark.parametrize("cls", [TRPL, FixPO, LeanPPO, LeanTRPO])
-def test_tensorboard_runs_have_the_algorithms_name(tmp_path, cls):
-    model = make(cls, "box", tensorboard_log=str(tmp_path))
-    model.learn(1)
-    model.learn(1, tb_log_name="mine")
-    assert {folder.name for folder in tmp_path.iterdir()} == {f"{cls.__name__}_1", "mine_1"}

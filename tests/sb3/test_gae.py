@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
-from support import ALGORITHMS, small, vec_env
+from support import ALGORITHMS, PointEnv, collect, make_model, small, vec_env
 
 from sb3_trl import LeanTRPO
 
@@ -139,3 +139,17 @@ def test_normalised_rewards_are_what_returns_are_made_of(cls):
         buffers.append(model.rollout_buffer)
     for name in ("rewards", "values", "advantages", "returns"):
         np.testing.assert_allclose(getattr(buffers[0], name), getattr(buffers[1], name), rtol=1e-5, err_msg=name)
+
+
+def test_advantages_are_those_of_gae():
+    model = make_model(PointEnv(), n_steps=32)
+    rollout = collect(model)
+    rewards, starts = (x.flatten() for x in (model.rollout_buffer.rewards, model.rollout_buffer.episode_starts))
+    values = np.append(rollout.old_values.numpy(), model.policy.predict_values(th.as_tensor(model._last_obs)).item())
+    alive = 1 - np.append(starts[1:], model._last_episode_starts)
+    advantage, expected = 0.0, np.zeros(32)
+    for i in reversed(range(32)):
+        delta = rewards[i] + model.gamma * alive[i] * values[i + 1] - values[i]
+        advantage = expected[i] = delta + model.gamma * model.gae_lambda * alive[i] * advantage
+    np.testing.assert_allclose(rollout.advantages.numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rollout.returns.numpy(), expected + values[:-1], rtol=1e-4, atol=1e-5)

@@ -2,7 +2,9 @@
 
 import pytest
 from stable_baselines3 import PPO
-from support import ALGORITHMS, LeanPPO, event_file, small, vec_env
+from support import ALGORITHMS, event_file, small, vec_env
+
+from sb3_trl import TRPL, FixPO, LeanPPO, LeanTRPO
 
 every_algorithm = pytest.mark.parametrize("cls", ALGORITHMS)
 
@@ -56,3 +58,11 @@ def test_a_second_algorithm_has_a_folder_of_its_own(cls, tmp_path):
     for each in (cls, PPO):
         small(each, vec_env(2), tensorboard_log=str(tmp_path)).learn(16)
     assert len(folders(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("cls", [TRPL, FixPO, LeanPPO, LeanTRPO])
+def test_tensorboard_runs_have_the_algorithms_name(tmp_path, cls):
+    model = small(cls, tensorboard_log=str(tmp_path))
+    model.learn(1)
+    model.learn(1, tb_log_name="mine")
+    assert {folder.name for folder in tmp_path.iterdir()} == {f"{cls.__name__}_1", "mine_1"}

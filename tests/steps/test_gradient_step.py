@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch as th
+from support import parameters, small, vec_env
 
 from sb3_trl import TRPL, FixPO
 from sb3_trl.algorithms.trpl import Weights
@@ -12,7 +13,6 @@ from sb3_trl.algorithms.trust_region import TrustRegion
 from sb3_trl.policies.actor_critic import ForwardPass
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollouts.rollout import Rollout
-from sb3_trl.steps.flat_adam import is_plain_adam
 from sb3_trl.steps.gradient_step import CompiledStep, EagerStep
 from sb3_trl.table import table
 
@@ -130,34 +130,6 @@ def test_many_models_compile_in_one_process():
         assert step.is_compiled
 
 
-def test_auto_compiles_where_enough_steps_are_ahead():
-    model = make_model(n_epochs=10)
-    model._num_timesteps_at_start = 0
-    for total, expected in ((10_000, False), (1_000_000, True)):
-        model._total_timesteps = total
-        assert model._pays_to_compile() is expected
-    model.compile = False
-    assert not model._pays_to_compile()
-    full = make_model(compile=True, policy_kwargs={"covariance": "full"})
-    assert not full._pays_to_compile(), "what cannot be compiled trains without"
-
-
-def test_only_plain_adam_is_compiled():
-    parameters = [th.nn.Parameter(th.zeros(2))]
-    assert is_plain_adam(th.optim.Adam(parameters))
-    assert not is_plain_adam(th.optim.Adam(parameters, amsgrad=True))
-    assert not is_plain_adam(th.optim.Adam(parameters, weight_decay=0.1))
-    assert not is_plain_adam(th.optim.AdamW(parameters))
-    assert not is_plain_adam(th.optim.SGD(parameters, lr=1.0))
-    two_groups = [{"params": parameters}, {"params": [th.nn.Parameter(th.zeros(1))]}]
-    assert not is_plain_adam(th.optim.Adam(two_groups))
-
-
-def test_unknown_compile_setting():
-    with pytest.raises(ValueError, match="compile='yes' is unknown"):
-        make_model(compile="yes")
-
-
 @pytest.mark.traced
 def test_training_compiled_saves_and_loads(tmp_path):
     """A model trained with compilation continues without it, from the same moments."""
@@ -219,3 +191,27 @@ def test_nothing_of_the_rollout_outlives_the_update(algorithm):
         assert step._data is None
         assert step._fixed is None
         assert all(variant.function._arguments == () for variant in step._variants.values())
+
+
+@pytest.mark.traced
+def test_a_compilation_that_fails_in_the_middle_goes_on_without(monkeypatch):
+    """With one warning, and the parameters that steps without compilation give."""
+    options = {"n_steps": 32, "batch_size": 16, "n_epochs": 2}
+    models = [small(TRPL, vec_env(2), compile=compile, **options).learn(64) for compile in (False, True)]
+    for step in models[1]._compiled_steps.values():
+        for variant in step._variants.values():
+
+            def fail(*_):
+                raise RuntimeError("no more compilation")
+
+            variant.function._checked = fail
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for model in models:
+            th.manual_seed(1)
+            model.learn(64, reset_num_timesteps=False).learn(64, reset_num_timesteps=False)
+    messages = [str(w.message) for w in caught if "could not be compiled" in str(w.message)]
+    assert len(messages) == 2, "one for each kind of step"
+    assert "no more compilation" in messages[0]
+    for name, expected in parameters(models[0]).items():
+        assert th.allclose(parameters(models[1])[name], expected, rtol=1e-3, atol=1e-5), name
