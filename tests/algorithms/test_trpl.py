@@ -5,23 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from support import (
-    KINDS,
-    SHARED,
-    collect,
-    distances,
-    gaussian,
-    make_model,
-    parameters,
-    update,
-)
+from support import KINDS, SHARED, collect, distances, gaussian, make_model, parameters, update
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from sb3_trl import TRPL
-from sb3_trl.projections import (
-    Gaussian,
-    JointKLProjection,
-)
+from sb3_trl.projections import Gaussian, JointKLProjection
 from sb3_trl.rollouts.rollout import Rollout
 
 from .trpl_cases import FAST, PROJECTIONS, SCALES, every_projection, every_scale, sgd_model

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from support import (
-    SHARED,
-    all_equal,
-    make_model,
-    parameters,
-)
+from support import SHARED, all_equal, make_model, parameters
 
 from sb3_trl import TRPL
 

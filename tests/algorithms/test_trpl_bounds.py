@@ -2,20 +2,10 @@
 
 import pytest
 import torch as th
-from support import (
-    collect,
-    distances,
-    gaussian,
-    make_model,
-    train_and_record,
-    update,
-    vec_env,
-)
+from support import collect, distances, gaussian, make_model, train_and_record, update, vec_env
 
 from sb3_trl import TRPL, StateBound
-from sb3_trl.projections import (
-    KLProjection,
-)
+from sb3_trl.projections import KLProjection
 
 from .trpl_cases import FAST, PROJECTIONS, SCALES, every_projection
 

@@ -5,13 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from support import (
-    collect,
-    gaussian,
-    make_model,
-    train_and_record,
-    update,
-)
+from support import collect, gaussian, make_model, train_and_record, update
 
 from .trpl_cases import FAST, SCALES
 

@@ -4,20 +4,9 @@ import copy
 
 import pytest
 import torch as th
-from support import (
-    collect,
-    make_model,
-    train_and_record,
-    update,
-)
+from support import collect, make_model, train_and_record, update
 
-from sb3_trl.projections import (
-    Gaussian,
-    KLProjection,
-    Projection,
-    TrustRegionLayer,
-    WassersteinProjection,
-)
+from sb3_trl.projections import Gaussian, KLProjection, Projection, TrustRegionLayer, WassersteinProjection
 
 from .trpl_cases import FAST, SCALES, sgd_model
 

@@ -4,18 +4,10 @@ from itertools import product
 
 import pytest
 import torch as th
-from support import (
-    KINDS,
-    make_model,
-)
+from support import KINDS, make_model
 
 from sb3_trl import TRPL
-from sb3_trl.projections import (
-    FrobeniusProjection,
-    JointKLProjection,
-    KLProjection,
-    WassersteinProjection,
-)
+from sb3_trl.projections import FrobeniusProjection, JointKLProjection, KLProjection, WassersteinProjection
 
 PROJECTIONS = {
     "kl": KLProjection,

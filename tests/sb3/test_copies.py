@@ -8,11 +8,7 @@ import cloudpickle
 import pytest
 import torch as th
 from changes import Calls, make
-from support import (
-    ALGORITHMS,
-    all_equal,
-    parameters,
-)
+from support import ALGORITHMS, all_equal, parameters
 
 from sb3_trl import LeanPPO
 
