@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from support import SHARED, LinearExtractor, PointEnv, all_equal, collect, make_model, parameters, vec_env
 
 from sb3_trl import TRPL, ProjectedGaussianDistribution, TRPLPolicy
-from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy, SingleOptimizerPolicy
 from sb3_trl.projections import TrustRegionLayer
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (5,), np.float32)
@@ -248,3 +249,11 @@ def test_sde_is_not_available():
 def test_needs_a_box():
     with pytest.raises(ValueError, match="needs a Box action space"):
         TRPLPolicy(OBSERVATIONS, spaces.Discrete(3), lambda _: 1e-3)
+
+
+def test_ppo_trains_a_critic_with_a_policy_of_one_optimizer():
+    model = PPO(SingleOptimizerPolicy, "Pendulum-v1", n_steps=64, policy_kwargs={"contextual_std": True}, seed=0)
+    before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
+    model.learn(64)
+    changed = {name for name, parameter in model.policy.named_parameters() if not parameter.equal(before[name])}
+    assert changed == before.keys()

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 pytest.importorskip("rl_zoo3")
 
-from sb3_trl.zoo.registry import algorithms
+from sb3_trl.zoo.registry import SETTINGS_OF, algorithms
 from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
 
 SIZES = {"n_steps": 128, "batch_size": 64, "n_epochs": 1}
@@ -139,3 +139,34 @@ def test_workers_are_this_package():
     command = [sys.executable, "-c", "import sb3_trl; print(sb3_trl.__file__)"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ)).stdout
     assert printed.strip() == sys.modules["sb3_trl"].__file__
+
+
+# --- the samplers ---
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize("key", SAMPLERS)
+def test_every_sample_makes_a_model(key):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        params = SAMPLERS[key](trial, 1, 1, {})
+        model = algorithms()[key]("MlpPolicy", "Pendulum-v1", device="cpu", **params)
+        assert model.batch_size <= model.n_steps or key in SETTINGS_OF, "whose search is the RL Zoo's"
+        assert CONVERTERS[key](trial.params) == params
+        if key == "trpl":
+            assert model.policy.action_dist.init_std == trial.params["init_std"]
+
+
+def test_every_algorithm_can_be_searched():
+    assert SAMPLERS.keys() == CONVERTERS.keys() == algorithms().keys()
+
+
+def test_search(run, monkeypatch, tmp_path):
+    sample = SAMPLERS["trpl"]
+    monkeypatch.setitem(SAMPLERS, "trpl", lambda *arguments: sample(*arguments) | {"n_steps": 512, "n_epochs": 1})
+    line = "train --algo trpl --env Pendulum-v1 -n 64 --device cpu --seed 0 -optimize --n-trials 1 --n-evaluations 1"
+    code, out, _ = run(f"{line} --no-optim-plots -params n_envs:1")
+    assert code == 0
+    assert "trust_region_coef" in out
+    assert len(list((tmp_path / "logs" / "trpl").glob("report_*.csv"))) == 1

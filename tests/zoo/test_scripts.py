@@ -25,6 +25,20 @@ from support import call, event_file
 from sb3_trl import TRPL, FixPO
 from sb3_trl.zoo import scripts
 
+
+def test_scripts_of_the_zoo_start_the_command(monkeypatch):
+    calls = []
+    monkeypatch.setattr(subprocess, "call", lambda command, **kwargs: calls.append(command) or 0)
+    original = subprocess.call
+    with scripts.children_know_the_algorithms():
+        subprocess.call(["python", "-m", "rl_zoo3.record_video", "--algo", "trpl"])
+        subprocess.call(["python", "enjoy.py", "--algo", "trpl"])
+        subprocess.call(["ls", "-l"])
+    start = [sys.executable, "-m", "sb3_trl.cli"]
+    assert calls == [[*start, "record-video", "--algo", "trpl"], [*start, "enjoy", "--algo", "trpl"], ["ls", "-l"]]
+    assert subprocess.call is original
+
+
 ALGORITHMS = {"trpl": TRPL, "fixpo": FixPO}
 ENV = "Pendulum-v1"
 SMALL = {
