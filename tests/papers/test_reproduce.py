@@ -9,8 +9,8 @@ from matplotlib.image import imread
 
 pytest.importorskip("rl_zoo3")
 
-from sb3_trl.papers import scales
-from sb3_trl.papers.reproduce import ITEMS, reproduce
+from sb3_trl.papers import reproduce, scales
+from sb3_trl.papers.reproduce import ITEMS
 from sb3_trl.papers.scales import SCALES
 
 # --- studies ---

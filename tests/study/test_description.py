@@ -1,6 +1,5 @@
 """Study files: what they say, and what is said of bad ones."""
 
-import json
 import re
 import subprocess
 import sys
@@ -24,18 +23,6 @@ methods:
     tasks: [Pendulum-v1]
   FixPO: {algo: fixpo}
 """
-
-
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """Write a study file and load it."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(text: str) -> Study:
-        (tmp_path / "study.yml").write_text(text)
-        return Study.load("study.yml")
-
-    return call
 
 
 def test_the_runs_of_a_file(load):
@@ -174,94 +161,3 @@ def test_importing_studies_is_light():
 def test_there_is_no_such_file():
     with pytest.raises(StudyError, match=r"nowhere.yml: No such file"):
         Study.load("nowhere.yml")
-
-
-def test_the_command_ends_with_status_2(run, tmp_path):
-    (tmp_path / "bad.yml").write_text(edit("tasks:", "taks:"))
-    code, _, err = run("study bad.yml")
-    assert code == 2
-    assert err.startswith("sb3-trl study: error: bad.yml:1: unknown key 'taks'")
-    assert "Traceback" not in err
-
-
-# --- jobs ---
-
-
-LONG = """\
-tasks: [Pendulum-v1, CartPole-v1]
-seeds: 12
-n_timesteps: 1000000
-methods:
-  TRPL: {algo: trpl, tasks: [Pendulum-v1]}
-  full: {algo: trpl, tasks: [Pendulum-v1], params: {policy_kwargs: {covariance: full}}}
-  PPO: {algo: ppo}
-"""
-
-
-def sizes(study: Study, seed_batch: bool | None) -> dict[str, list[int]]:
-    """Return the number of seeds of each job, by method."""
-    found: dict[str, list[int]] = {}
-    for job in study.jobs(seed_batch):
-        assert len({(run.variant, run.task) for run in job.runs}) == 1
-        found.setdefault(job.runs[0].variant, []).append(len(job.runs))
-    return found
-
-
-def test_seeds_train_together_where_that_pays(load):
-    study = load(LONG)
-    assert sizes(study, None) == {"TRPL": [10, 2], "full": [1] * 12, "PPO": [1] * 24}
-    assert sizes(study, False) == {"TRPL": [1] * 12, "full": [1] * 12, "PPO": [1] * 24}
-    assert sizes(load(LONG.replace("1000000", "25000")), None)["TRPL"] == [10, 1, 1], "it pays for ten, not for two"
-    short = load(LONG.replace("1000000", "5000").replace("methods", "eval_freq: 1000\nmethods"))
-    assert sizes(short, None)["TRPL"] == [1] * 12
-    assert sizes(short, True)["TRPL"] == [10, 2]
-    assert [job.compile for job in study.jobs(True) + short.jobs(True) if len(job.runs) > 1] == [True] * 2 + [False] * 2
-
-
-def test_which_seeds_train_together_does_not_depend_on_what_has_finished(load):
-    study = load(LONG)
-    for run in study.runs[:10]:
-        study.store.path(run).mkdir(parents=True)
-        (study.store.path(run) / "run.json").write_text(json.dumps(run.settings))
-    assert [job.runs for job in study.jobs() if job.runs[0].variant == "TRPL"] == [study.runs[10:12]]
-    assert len(study.finished) == 10
-
-
-def test_some_of_the_runs(run, tmp_path):
-    (tmp_path / "long.yml").write_text(LONG)
-    code, out, _ = run("study long.yml --dry-run --variants PPO TRPL --tasks Pendulum-v1 --seeds 3 11")
-    assert code == 0
-    assert out.splitlines() == [
-        "0 of 48 runs have finished; 4 jobs are left.",
-        "  TRPL on Pendulum-v1, 1000000 steps, seed 3",
-        "  TRPL on Pendulum-v1, 1000000 steps, seed 11",
-        "  PPO on Pendulum-v1, 1000000 steps, seed 3",
-        "  PPO on Pendulum-v1, 1000000 steps, seed 11",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--variants PPPO", "The study has no variant 'PPPO', did you mean 'PPO'? it has: TRPL, full, PPO"),
-        ("--tasks Hopper-v5", "The study has no task 'Hopper-v5'; it has: Pendulum-v1, CartPole-v1"),
-        ("--seeds 12", "The study has no seed 12"),
-        ("--variants full --tasks CartPole-v1", "not every method has every task"),
-    ],
-)
-def test_some_that_there_are_not(run, tmp_path, flags, message):
-    (tmp_path / "long.yml").write_text(LONG)
-    code, _, err = run(f"study long.yml --dry-run {flags}")
-    assert code == 2
-    assert message in err
-
-
-def test_dry_run(run, tmp_path):
-    (tmp_path / "long.yml").write_text(LONG)
-    code, out, _ = run("study long.yml --dry-run")
-    assert code == 0
-    assert out.splitlines()[:2] == [
-        "0 of 48 runs have finished; 38 jobs are left.",
-        "  TRPL on Pendulum-v1, 1000000 steps, seeds side by side: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
-    ]
-    assert not (tmp_path / "studies").exists()
