@@ -1,3 +1,5 @@
+"""FixPO's mathematics: the search back to the old policy, divergences and the multiplier."""
+
 import ast
 import sys
 from pathlib import Path

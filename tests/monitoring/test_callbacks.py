@@ -1,3 +1,5 @@
+"""The trust region of other algorithms, logged by a callback."""
+
 import numpy as np
 import pytest
 import torch as th

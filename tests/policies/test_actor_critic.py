@@ -1,3 +1,5 @@
+"""Policies: what is built, what is optimised, what is shared, and every way to ask them."""
+
 import numpy as np
 import pytest
 import torch as th

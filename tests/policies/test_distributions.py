@@ -1,3 +1,5 @@
+"""The Gaussian of the policies is torch's, and its scale starts and stays where it should."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""TRPL as SB3's users run it: callbacks, logs, seeds, processes; and it learns."""
+
 import numpy as np
 import pytest
 import torch as th

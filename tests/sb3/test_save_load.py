@@ -1,3 +1,5 @@
+"""A model that was saved trains on as if it had never stopped."""
+
 import copy
 import inspect
 import io

@@ -1,3 +1,5 @@
+"""TRPL trains in every space of observations and with every shape of actions."""
+
 import gymnasium as gym
 import numpy as np
 import pytest
