@@ -1,4 +1,4 @@
-"""FixPO: the guarantee on every action space, the dual, the ablations, the checks."""
+"""FixPO: the guarantee on every action space, the ablations, saving, learning, the checks."""
 
 import copy
 
