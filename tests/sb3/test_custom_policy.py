@@ -226,7 +226,10 @@ def test_the_policy_that_is_updated_is_the_one_that_acted(cls):
         if isinstance(model, GaussianAlgorithm):
             old, values = model._gaussians(rollout), model.policy.predict_values(rollout.observations)
         elif isinstance(model, FixPO):
-            old, values = model._action_parameters(rollout), ActionsAndValues(model.policy)(rollout.observations)[1]
+            old, values = (
+                model._action_parameters(rollout.observations),
+                ActionsAndValues(model.policy)(rollout.observations)[1],
+            )
         else:
             old, values = ActionsAndValues(model.policy)(rollout.observations)
     th.testing.assert_close(old.log_prob(rollout.actions), rollout.old_log_prob, rtol=1e-4, atol=1e-5)

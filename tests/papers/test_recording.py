@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_trl.papers.fixup import RecordedFixPO, fixup_steps, shown_updates
+from sb3_trl.papers.recording import RecordedFixPO, fixup_steps, shown_updates
 
 
 def test_the_recording_has_every_step():
