@@ -25,8 +25,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from training import TRPL_PAPER
 
-from sb3_trl import TRPL
-from sb3_trl.study import SeedBatch
+from sb3_trl import TRPL, SeedBatch
 
 WAYS = ("eager", "compiled", "seed batch")
 FIELDS = ("way", "seed", "step", "return", "kl_mean", "entropy", "seconds")

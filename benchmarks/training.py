@@ -24,9 +24,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_trl import TRPL, FixPO, LeanPPO, LeanTRPO
+from sb3_trl import TRPL, FixPO, LeanPPO, LeanTRPO, SeedBatch
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
-from sb3_trl.study import SeedBatch
 
 Contest = dict[str, Callable[[], BaseAlgorithm | SeedBatch]]
 

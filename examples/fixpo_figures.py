@@ -1,8 +1,8 @@
 """Draw Figs 1 and 2 of the FixPO paper from one run for each coefficient.
 
 Above: how many gradient steps the fixup phase takes in each update, for several target coefficients C_β. Below: the
-largest KL divergence and β, step by step within some consecutive updates. ``sb3-trl reproduce fixpo-fig1`` does the
-first with many seeds.
+largest KL divergence and β, step by step within some consecutive updates. ``sb3-trl reproduce fixpo-fig1`` draws
+the first from many seeds, ``fixpo-fig2`` the second.
 
     python examples/fixpo_figures.py --env Walker2d-v5 --timesteps 200000 --out fixpo_figures.png
 """
@@ -12,7 +12,7 @@ import argparse
 import torch as th
 from matplotlib.figure import Figure
 
-from sb3_trl.papers.fixup import draw_steps, fixup_steps, record, shown_updates
+from sb3_trl.papers.recording import draw_steps, fixup_steps, record, shown_updates
 
 
 def main() -> None:

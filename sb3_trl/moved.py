@@ -1,4 +1,4 @@
-"""Where definitions stood in versions up to 0.1, for models and studies that were saved then."""
+"""Where definitions stood in version 0.1.0, for models and studies that were saved with it."""
 
 from __future__ import annotations
 

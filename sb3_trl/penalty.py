@@ -109,7 +109,7 @@ class BetaDual(nn.Module):
         return {"extra": (self.state, self.settings), "after": _after_step}
 
     def update(self, divergence: Tensor) -> None:
-        """Take one step on L_β.
+        """Take one step on L_β, in a loop of one's own; FixPO's gradient steps go by ``rule``.
 
         :param divergence: D_KL, a scalar.
         """

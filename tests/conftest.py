@@ -54,6 +54,20 @@ def _seeded():
 
 
 @pytest.fixture
+def torch_keeps_its_settings(monkeypatch):
+    """Torch's distributions are everybody's: whether they look at their arguments is not changed, for no moment."""
+
+    def fail(value: bool) -> None:
+        raise AssertionError("torch's distributions are everybody's")
+
+    # Torch sets it to False itself, once, when something is compiled.
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", True)
+    monkeypatch.setattr(th.distributions.Distribution, "set_default_validate_args", staticmethod(fail))
+    yield
+    assert th.distributions.Distribution._validate_args
+
+
+@pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """Run ``sb3-trl`` in a folder of its own; return its exit status and what it printed."""
     rl_zoo3_train = pytest.importorskip("rl_zoo3.train")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +19,7 @@ from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -28,6 +31,8 @@ from sb3_trl.algorithms.projecting import GaussianAlgorithm
 from sb3_trl.projections import Gaussian, Projection
 from sb3_trl.rollouts.rollout import Rollout, rollout_from_buffer
 
+#: The folder that holds the package, its documentation, its examples and its benchmarks.
+ROOT = Path(__file__).parent.parent
 KINDS = ["kl", "w2", "frobenius", "joint_kl"]
 ACTION_SPACES = {
     "box": spaces.Box(-1.0, 1.0, (2,)),
@@ -154,6 +159,22 @@ class LinearExtractor(BaseFeaturesExtractor):
 SHARED = {"share_features_extractor": True, "features_extractor_class": LinearExtractor}
 
 
+#: Action spaces and arguments of FixPO: every distribution of which the parameters are known.
+DISTRIBUTIONS: list[tuple[str, dict[str, Any]]] = [
+    *[(space, {}) for space in ACTION_SPACES],
+    ("box", {"use_sde": True}),
+    ("box", {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
+    ("box", {"use_sde": True, "policy_kwargs": {"full_std": False, "use_expln": True}}),
+]
+
+
+class OwnDistributionPolicy(ActorCriticPolicy):
+    """Known by its torch distributions alone, which look at their arguments."""
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        return super()._get_action_dist_from_latent(latent_pi)
+
+
 class Uncompiled:
     """Stands in for ``Compiled``, and calls the function itself."""
 
@@ -271,6 +292,14 @@ def call(line: str, folder: Path | None = None) -> None:
         patch.setattr(sys, "orig_argv", [sys.executable, *sys.argv])
         patch.setattr(rl_zoo3.train, "ExperimentManager", ExperimentManager)
         cli.main()
+
+
+def load_example(name: str) -> ModuleType:
+    """Import one of the examples."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def event_file(folder: Path) -> EventAccumulator:

@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from importlib.metadata import entry_points
 
 import gymnasium as gym
 import pytest
@@ -16,14 +16,9 @@ from support import PointEnv, vec_env
 
 pytest.importorskip("rl_zoo3")
 
-import optuna
 from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_trl import TRPL, cli
-from sb3_trl.zoo import hyperparameter_file, scripts
-from sb3_trl.zoo.experiment import find_configuration
-from sb3_trl.zoo.registry import SETTINGS_OF, algorithms
-from sb3_trl.zoo.samplers import CONVERTERS, SAMPLERS
 
 SHORT = "--env Pendulum-v1 -n 64 --eval-freq -1 --device cpu --seed 0"
 SMALL = "n_envs:1 n_steps:64 batch_size:32 n_epochs:1 n_critic_epochs:1"
@@ -60,32 +55,6 @@ def test_flags_are_those_of_the_zoo(run, name):
 
 
 # --- settings ---
-
-
-def test_the_file_of_an_algorithm():
-    assert find_configuration(None, "trpl") == str(hyperparameter_file("trpl"))
-    assert find_configuration(None, "ppo") is None
-
-
-def test_a_file_by_name(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert find_configuration("trpl_paper.yml", "trpl") == str(hyperparameter_file("trpl_paper.yml"))
-    assert find_configuration("some.module", "trpl") == "some.module"
-    Path("trpl_paper.yml").write_text("")
-    assert find_configuration("trpl_paper.yml", "trpl") == "trpl_paper.yml", "a local file comes first"
-
-
-def test_schedules_and_numbers_in_a_file(run, tmp_path):
-    (tmp_path / "my.yml").write_text(
-        "Pendulum-v1:\n  policy: MlpPolicy\n  n_timesteps: 1e3\n  n_steps: 64\n  learning_rate: 5e-4\n"
-        "  critic_learning_rate: lin_1e-3\n  mean_bound: lin_0.05\n"
-    )
-    code, out, _ = run(f"train --algo=trpl --conf-file=my.yml {SHORT}")
-    assert code == 0
-    assert "Loading hyperparameters from: my.yml" in out
-    model = TRPL.load(tmp_path / "logs" / "trpl" / "Pendulum-v1_1" / "Pendulum-v1.zip", device="cpu")
-    assert model.learning_rate(0.5) == 5e-4
-    assert (model.critic_learning_rate, model.mean_bound) == ("lin_1e-3", "lin_0.05")
 
 
 @pytest.mark.parametrize(("flag", "threads"), [("", 1), ("--num-threads 2", 2)])
@@ -228,7 +197,7 @@ def test_an_interrupt_before_training_ends_quietly(run, monkeypatch):
     assert (code, err) == (130, "")
 
 
-# --- other processes, and the search for hyperparameters ---
+# --- other processes ---
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
@@ -239,42 +208,6 @@ def test_whoever_reads_the_output_may_stop_early(tmp_path):
     assert (process.stderr.read(), process.wait()) == ("", 1)
 
 
-def test_scripts_of_the_zoo_start_the_command(monkeypatch):
-    calls = []
-    monkeypatch.setattr(subprocess, "call", lambda command, **kwargs: calls.append(command) or 0)
-    original = subprocess.call
-    with scripts.children_know_the_algorithms():
-        subprocess.call(["python", "-m", "rl_zoo3.record_video", "--algo", "trpl"])
-        subprocess.call(["python", "enjoy.py", "--algo", "trpl"])
-        subprocess.call(["ls", "-l"])
-    start = [sys.executable, "-m", "sb3_trl.cli"]
-    assert calls == [[*start, "record-video", "--algo", "trpl"], [*start, "enjoy", "--algo", "trpl"], ["ls", "-l"]]
-    assert subprocess.call is original
-
-
-@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
-@pytest.mark.parametrize("key", SAMPLERS)
-def test_every_sample_makes_a_model(key):
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(20):
-        trial = study.ask()
-        params = SAMPLERS[key](trial, 1, 1, {})
-        model = algorithms()[key]("MlpPolicy", "Pendulum-v1", device="cpu", **params)
-        assert model.batch_size <= model.n_steps or key in SETTINGS_OF, "whose search is the RL Zoo's"
-        assert CONVERTERS[key](trial.params) == params
-        if key == "trpl":
-            assert model.policy.action_dist.init_std == trial.params["init_std"]
-
-
-def test_every_algorithm_can_be_searched():
-    assert SAMPLERS.keys() == CONVERTERS.keys() == algorithms().keys()
-
-
-def test_search(run, monkeypatch, tmp_path):
-    sample = SAMPLERS["trpl"]
-    monkeypatch.setitem(SAMPLERS, "trpl", lambda *arguments: sample(*arguments) | {"n_steps": 512, "n_epochs": 1})
-    line = f"train --algo trpl {SHORT} -optimize --n-trials 1 --n-evaluations 1 --no-optim-plots -params n_envs:1"
-    code, out, _ = run(line)
-    assert code == 0
-    assert "trust_region_coef" in out
-    assert len(list((tmp_path / "logs" / "trpl").glob("report_*.csv"))) == 1
+def test_the_command_is_installed():
+    (script,) = entry_points(group="console_scripts", name="sb3-trl")
+    assert script.load() is cli.main

@@ -1,3 +1,5 @@
+"""FixPO's mathematics: the search back to the old policy, divergences and the multiplier."""
+
 import ast
 import sys
 from pathlib import Path
@@ -97,6 +99,7 @@ def test_imports_torch_and_the_standard_library_alone():
 
 # --- divergences and their derivatives ---
 
+
 INF = float("inf")
 
 
@@ -182,3 +185,36 @@ def test_the_multiplier_has_no_derivatives_and_stays_finite():
     dual.update(th.tensor(0.3, requires_grad=True))
     assert dual.value > 1
     assert not dual.state.requires_grad
+
+
+def test_beta_takes_adams_steps_on_its_loss_and_stays_above_zero():
+    dual = BetaDual(kl_bound=0.5, target_coef=3.0, init=1.0, learning_rate=0.01)
+    beta = th.tensor(1.0, dtype=th.float64, requires_grad=True)
+    adam = th.optim.Adam([beta], lr=0.01)
+    for kl in (1.0, 0.3, 0.1, 0.05, 2.0):
+        dual.update(th.tensor(kl))
+        adam.zero_grad()
+        (beta * (0.5 - 3.0 * th.tensor(kl).double())).backward()
+        adam.step()
+        assert dual.value.item() == pytest.approx(beta.item(), rel=1e-12)
+    for _ in range(500):
+        dual.update(th.tensor(0.0))
+    assert dual.value.item() == 0
+    dual.update(th.tensor(float("nan")))
+    assert dual.value.isfinite()
+
+
+def test_divergences_equal_torchs():
+    logits_p, logits_q = th.randn(2, 50, 4, dtype=th.float64).mul(3).log_softmax(-1)
+    expected = th.distributions.kl_divergence(
+        th.distributions.Categorical(logits=logits_p), th.distributions.Categorical(logits=logits_q)
+    )
+    assert th.allclose(categorical_kl(logits_p, logits_q), expected)
+    impossible = th.tensor([0.5, 0.5, 0.0]).log()
+    assert categorical_kl(impossible, impossible) == 0
+    p, q = 3 * th.randn(2, 50, 4, dtype=th.float64)
+    expected = th.distributions.kl_divergence(
+        th.distributions.Bernoulli(logits=p), th.distributions.Bernoulli(logits=q)
+    ).sum(-1)
+    assert th.allclose(bernoulli_kl(p, q), expected)
+    assert bernoulli_kl(p, p).abs().max() == 0

@@ -1,3 +1,5 @@
+"""Learning rates and bounds, given as numbers, strings, functions or one for each state."""
+
 import numpy as np
 import pytest
 import torch as th

@@ -1,7 +1,4 @@
-"""The losses, as pure functions of tensors. ``batch`` is the number of samples in a minibatch.
-
-All return a scalar to minimise, and the statistics to log as a dict of detached scalars.
-"""
+"""Losses as pure functions of tensors, scalars that are averaged over a minibatch, and what they are made of."""
 
 from __future__ import annotations
 

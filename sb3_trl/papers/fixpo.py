@@ -49,7 +49,7 @@ def _fixup_steps(results: Results) -> tuple[Figure, str]:
 def _step_by_step(results: Results) -> tuple[Figure, str]:
     from matplotlib.figure import Figure
 
-    from sb3_trl.papers.fixup import draw_steps, fixpo_settings, fixup_steps, record, shown_updates
+    from sb3_trl.papers.recording import draw_steps, fixpo_settings, fixup_steps, record, shown_updates
     from sb3_trl.study.rows import installed_versions
 
     bound = fixpo_settings(TASK)["kl_bound"]

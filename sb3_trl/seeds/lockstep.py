@@ -292,10 +292,10 @@ def train_in_lockstep(
         updates = [_Update(model, stream, compile) for model, stream in zip(models, streams, strict=True)]
         for update in updates:
             stack.callback(update.end)
-        _take_turns(updates, take_steps)
+        _take_all_turns(updates, take_steps)
 
 
-def _take_turns(updates: Sequence[_Update], take_steps: Callable[[Sequence[Request]], None]) -> None:
+def _take_all_turns(updates: Sequence[_Update], take_steps: Callable[[Sequence[Request]], None]) -> None:
     running = updates
     while running:
         for update in running:

@@ -1,1 +1,1 @@
-"""Gradient steps on pure losses: eager, compiled, or mapped over seeds."""
+"""Gradient steps on pure losses: eager, or compiled as one function of tensors."""

@@ -1,0 +1,242 @@
+"""Every example runs, with few steps and epochs, and does what it says."""
+
+import os
+import re
+import subprocess
+import sys
+
+import imageio.v3 as imageio
+import numpy as np
+import optuna
+import pytest
+import torch as th
+import yaml
+from matplotlib.image import imread
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from support import ROOT, event_file, load_example
+
+from sb3_trl import TRPL
+from sb3_trl.algorithms.base import TrustRegionAlgorithm
+from sb3_trl.papers.interpolation import PROJECTIONS, gaussian, interpolate
+from sb3_trl.projections import Gaussian
+
+FOLDER = ROOT / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run an example's ``main`` as if from the command line, and return what it printed."""
+    learn = TrustRegionAlgorithm.learn
+
+    def learn_with_few_epochs(model, *args, **kwargs):
+        model.n_epochs, model.n_critic_epochs = 3, 1
+        return learn(model, *args, **kwargs)
+
+    monkeypatch.setattr(TrustRegionAlgorithm, "learn", learn_with_few_epochs)
+
+    def call(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        load_example(name).main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def number(pattern: str, text: str) -> float:
+    match = re.search(pattern + r"\s*(-?[\d.]+(?:e-?\d+)?)", text)
+    assert match, f"{pattern!r} is not in\n{text}"
+    return float(match.group(1))
+
+
+def test_every_example_has_a_test():
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in FOLDER.glob("*.py")} <= tests
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_the_command_in_its_docstring(path):
+    lines = [line.strip() for line in load_example(path.stem).__doc__.splitlines()]
+    assert f"python examples/{path.name}" in [line.partition(" --")[0] for line in lines]
+
+
+def test_train(run, tmp_path):
+    printed = run("train", "--timesteps", 10240, "--seed", 1, "--out", tmp_path)
+    assert re.search(r"10240 steps +return +-?\d+", printed)
+    assert re.search(r"return -?[\d.]+ \+- [\d.]+ over 10 episodes", printed)
+    assert f"--logdir {tmp_path / 'tensorboard'}" in printed
+    assert list((tmp_path / "tensorboard" / "TRPL_1").glob("events*"))
+    env = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), make_vec_env("HalfCheetah-v5"))
+    model = TRPL.load(tmp_path / "model.zip", env=env, device="cpu")
+    assert model.num_timesteps == 10240
+    assert env.obs_rms.count > 10240
+
+
+def test_the_settings_of_train_are_those_of_the_zoo():
+    train = load_example("train")
+    entry = yaml.safe_load((FOLDER.parent / "hyperparams" / "trpl.yml").read_text())["HalfCheetah-v5"]
+    entry["policy_kwargs"] = eval(entry["policy_kwargs"])
+    assert entry.pop("normalize") is True
+    assert entry.pop("n_envs") == train.N_ENVS
+    assert entry.pop("policy") == "MlpPolicy"
+    entry.pop("n_timesteps")
+    assert entry == train.SETTINGS
+
+
+@pytest.fixture
+def saved_run(run, tmp_path):
+    """What a short ``train`` leaves, on a task with small pictures."""
+    run("train", "--env", "InvertedPendulum-v5", "--timesteps", 2048, "--out", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_evaluate(run, saved_run):
+    arguments = ("--run", saved_run, "--env", "InvertedPendulum-v5", "--episodes", 3)
+    printed = run("evaluate", *arguments)
+    assert printed == run("evaluate", *arguments), "the statistics of the observations stand still"
+    # A reward of 1 for every step that it stands: returns are lengths, and the settings normalise rewards.
+    assert number("deterministic +return", printed) >= 3
+    assert number("stochastic +return", printed) >= 3
+
+
+def test_film(saved_run, tmp_path):
+    """In a process of its own: MuJoCo chooses how to draw when it is imported."""
+    command = [sys.executable, FOLDER / "film.py", "--run", saved_run, "--env", "InvertedPendulum-v5"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MUJOCO_GL")}
+    result = subprocess.run(
+        [*command, "--steps", "50", "--out", tmp_path / "film.mp4"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert number("reward", result.stdout) == pytest.approx(1, abs=0.2)
+    frames = np.stack(list(imageio.imiter(tmp_path / "film.mp4"))).astype(float)
+    assert frames.shape[0] == 50
+    assert frames[0].std() > 10
+    assert np.ptp(frames, axis=0).max() > 50, "something moves"
+
+
+def test_tune(run, tmp_path):
+    storage = f"sqlite:///{tmp_path}/search.db"
+    arguments = ("--timesteps", 1024, "--storage", storage)
+    assert "2 trials" in run("tune", "--trials", 2, *arguments)
+    printed = run("tune", "--trials", 1, *arguments)
+    assert "3 trials" in printed, "the search went on"
+    study = optuna.load_study(study_name="trpl", storage=storage)
+    assert number("return", printed) == pytest.approx(study.best_value, abs=0.1)
+    assert number("mean_bound=", printed) == study.best_params["mean_bound"]
+
+
+def test_compare(run, tmp_path):
+    printed = run("compare", "--timesteps", 4096, "--seeds", 1, "--out", tmp_path)
+    for method in ("TRPL", "FixPO", "PPO"):
+        row = next(line for line in printed.splitlines() if line.startswith(method))
+        assert -2000 < number("return", row) < 0
+        assert number("KL of a state", row) > 0
+        events = event_file(tmp_path / f"{method}_1")
+        assert len(events.Scalars("trust_region/kl_max")) >= 1
+    assert number("KL of a state", next(line for line in printed.splitlines() if "FixPO" in line)) < 1
+
+
+def test_custom_projection(run):
+    printed = run("custom_projection", "--timesteps", 2048)
+    assert number("mean: mean distance", printed) < 2 * number(r"mean: .*bound", printed)
+    assert 0 < number("cov: mean distance", printed) <= number(r"cov: .*bound", printed) * 1.01
+
+
+def test_the_projection_of_custom_projection():
+    projection = load_example("custom_projection").LogProjection(mean_bound=0.05, cov_bound=0.02)
+    old = Gaussian(th.zeros(50, 3), std=th.rand(50, 3) + 0.1)
+    new = Gaussian(th.randn(50, 3) * th.logspace(-3, 1, 50)[:, None], std=old.std * th.randn(50, 3).mul(0.2).exp())
+    projected = projection(new, old)
+    mean, cov = projection.distance(projected, old)
+    assert (mean <= 0.05 * 1.0001).all()
+    assert (cov <= 0.02 * 1.0001).all()
+    inside = projection.distance(new, old)[1] <= 0.02
+    assert 0 < inside.sum() < 50
+    assert th.equal(projected.std[inside], new.std[inside])
+
+
+def test_state_dependent_bounds(run):
+    printed = run("state_dependent_bounds", "--timesteps", 2048)
+    assert 0.01 < number("mean bound over the last batch:", printed) < 0.1
+    assert number("states outside their own trust region:", printed) == 0
+
+
+def test_the_bounds_of_state_dependent_bounds():
+    observations = th.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    assert load_example("state_dependent_bounds").mean_bound(observations).tolist() == pytest.approx([0.01, 0.1])
+
+
+def test_full_covariance(run):
+    printed = run("full_covariance", "--timesteps", 2048, "--projection", "w2")
+    table = printed[printed.index("[[") :]
+    correlations = np.array([[float(x) for x in row.strip(" []").split()] for row in table.strip().splitlines()])
+    assert correlations.shape == (2, 2)
+    assert np.allclose(correlations.diagonal(), 1)
+    assert correlations[0, 1] == correlations[1, 0] != 0
+
+
+def test_entropy_control(run):
+    printed = run("entropy_control", "--timesteps", 6144)
+    rows = re.findall(r"(\d+) steps +entropy +(-?[\d.]+) +bound +(-?[\d.]+)", printed)
+    assert [int(steps) for steps, _, _ in rows] == [2048, 4096]
+    entropies, bounds = np.array(rows, dtype=float)[:, 1:].T
+    assert (np.diff(bounds) < 0).all()
+    assert (entropies >= bounds - 1e-3).all()
+
+
+def test_resume(run, tmp_path):
+    printed = run("resume", "--env", "Pendulum-v1", "--timesteps", 2048, "--out", tmp_path)
+    assert "saved after 2048 steps" in printed
+    assert "went on to 4096 steps" in printed
+    assert [path.name for path in tmp_path.glob("TRPL_*")] == ["TRPL_1"]
+
+
+def test_projection_layer(run):
+    printed = run("projection_layer", "--iterations", 41)
+    objectives = [float(x) for x in re.findall(r"objective +(-?[\d.]+)", printed)]
+    assert len(objectives) == 5
+    assert objectives[0] < -100 < -1 < objectives[-1]
+    parts = np.array(re.findall(r"KL ([\d.]+) \+ ([\d.]+)", printed), dtype=float)
+    assert (parts <= [0.1, 0.005]).all()
+
+
+def test_projection_layer_needs_no_stable_baselines():
+    assert "stable_baselines3" not in (FOLDER / "projection_layer.py").read_text()
+
+
+def test_figure_1(run, tmp_path):
+    assert f"saved {tmp_path / 'figure_1.png'}" in run("figure_1", "--out", tmp_path / "figure_1.png")
+    picture = imread(tmp_path / "figure_1.png")
+    assert picture.shape[1] > 3 * picture.shape[0] > 1000
+    assert picture[..., :3].std() > 0.05
+
+
+def test_the_entropies_of_figure_1():
+    old, new = gaussian(0.0), gaussian(1.0)
+    assert float(old.entropy()) == pytest.approx(float(new.entropy()))
+    for name, (projection, _) in PROJECTIONS.items():
+        weight, path = interpolate(projection, new, old)
+        assert (np.diff(weight) > 0).all()
+        assert weight[-1] == pytest.approx(1)
+        change = path.entropy()[10:-10] - old.entropy()
+        assert ((change < 0) if name == "KL" else (change > 0)).all()
+
+
+def test_reacher(run, tmp_path):
+    printed = run("reacher", "--episodes", 2)
+    assert number("largest final distance", printed) < 0.02
+    assert number("mean return", printed) > -1
+
+
+def test_fixpo_figures(run, tmp_path):
+    """The shares that are printed are those of real fixup steps; a tight bound makes some."""
+    small = ["--env", "Pendulum-v1", "--timesteps", 1024, "--n-envs", 2, "--n-steps", 64, "--batch-size", 32]
+    out = tmp_path / "figures.png"
+    printed = run("fixpo_figures", *small, "--coefficients", 1, 3, "--kl-bound", 1e-3, "--updates", 2, "--out", out)
+    assert number("C_β = 1:", printed) > 0
+    assert 0 < number(r"fixup steps,", printed) < 100
+    assert imread(out).std() > 0.05

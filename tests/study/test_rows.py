@@ -1,0 +1,42 @@
+"""The table of a study's results: its columns, and what each algorithm fills."""
+
+import gymnasium as gym
+import pandas as pd
+import torch as th
+
+from sb3_trl import __version__
+from sb3_trl.study.rows import COLUMNS
+
+
+def test_columns(undisturbed):
+    rows = pd.read_csv(undisturbed.store.results)
+    assert tuple(rows.columns) == COLUMNS
+    assert set(rows.study) == {"small"}
+    assert (rows.sb3_trl == __version__).all()
+    assert (rows.torch == th.__version__).all()
+    assert (rows.gymnasium == gym.__version__).all()
+    keys = rows[["algorithm", "variant", "task", "seed", "step"]].itertuples(index=False, name=None)
+    methods = [("trpl", "TRPL, small steps"), ("ppo", "PPO"), ("fixpo", "FixPO")]
+    steps = (128, 256, 384, 512)
+    expected = [(*method, "Pendulum-v1", seed, step) for method in methods for seed in (0, 1) for step in steps]
+    assert list(keys) == expected
+    pd.testing.assert_frame_equal(undisturbed.results(), rows)
+
+
+def test_what_each_algorithm_logs(undisturbed):
+    rows = undisturbed.results().set_index("algorithm")
+    later = rows[rows.step > 128]  # at 128 no episode had ended
+    always = ["eval_return", "eval_return_std", "kl_mean", "kl_spread", "kl_max", "entropy", "std", "seconds"]
+    assert rows[always].notna().all(axis=None)
+    assert later.loc[["ppo"], "train_return"].notna().all()
+    filled = {name: set(own.columns[own.notna().all()]) for name, own in rows.groupby(level=0)}
+    own = {"mean_distance", "cov_distance", "violation_fraction", "projected_fraction", "beta", "fixup_share"}
+    assert filled["ppo"] & own == set()
+    assert filled["trpl"] & own == own - {"beta", "fixup_share"}
+    assert filled["fixpo"] & own == {"violation_fraction", "beta", "fixup_share"}
+    assert (rows.kl_max >= rows.kl_mean).all()
+    assert (rows.kl_spread > 0).sum() > len(rows) / 2
+    assert (later.loc["trpl"].projected_fraction > 0).any()
+    assert (later.loc["fixpo"].fixup_share > 0).any()
+    assert (rows.eval_return < 0).all()
+    assert rows.seconds.between(0, 600).all()

@@ -1,0 +1,103 @@
+"""The YAML files that come with the package: every task has an entry, and every entry makes its model."""
+
+import argparse
+import inspect
+
+import pytest
+import yaml
+
+from sb3_trl import TRPL
+
+pytest.importorskip("rl_zoo3")
+
+import rl_zoo3.utils
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_trl.zoo.experiment import Experiment
+from sb3_trl.zoo.registry import SETTINGS_OF, hyperparameter_file, hyperparameter_files, register
+
+
+@pytest.mark.parametrize(("lean", "usual"), SETTINGS_OF.items())
+def test_lean_algorithms_have_the_settings_of_the_usual_ones(tmp_path, lean, usual):
+    """Every file of theirs is one of its own too, and the RL Zoo's is the default."""
+    register()
+    for name in (None, "ppo_paper.yml" if usual == "ppo" else "trpo_v5.yml"):
+        env = "Pendulum-v1" if name != "trpo_v5.yml" else "Hopper-v5"
+        ours, theirs = (
+            Experiment(argparse.Namespace(), algo, env, str(tmp_path), n_timesteps=-1, config=name)
+            for algo in (lean, usual)
+        )
+        assert ours.config == theirs.config
+        assert ours.read_hyperparameters()[1] == theirs.read_hyperparameters()[1]
+
+
+def test_defaults_of_the_constructor_are_those_of_the_file():
+    entry = yaml.safe_load(hyperparameter_file("trpl").read_text())["default"]
+    model = TRPL("MlpPolicy", "Pendulum-v1", device="cpu")
+    names = inspect.signature(TRPL.__init__).parameters.keys() & entry.keys() - {"policy", "n_steps", "policy_kwargs"}
+    assert {"learning_rate", "critic_learning_rate", "batch_size", "n_epochs", "gamma"} <= names
+    for name in names - {"mean_bound", "cov_bound"}:
+        value = getattr(model, name)
+        assert (value(1) if callable(value) else value) == entry[name], name
+    layer = model.trust_region_layer.projection
+    assert (layer.mean_bound, layer.cov_bound) == (entry["mean_bound"], entry["cov_bound"])
+    assert model.n_steps == entry["n_envs"] * entry["n_steps"], "as many steps in a rollout"
+    assert entry["policy_kwargs"] == f"dict(init_std={model.policy.action_dist.init_std})"
+
+
+#: The tasks of both papers in Gymnasium's current versions, and the common small ones.
+MUJOCO = ["HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer", "Reacher"]
+MUJOCO = [f"{name}-v5" for name in (*MUJOCO, "InvertedPendulum", "InvertedDoublePendulum")]
+CONTINUOUS = [*MUJOCO, "Pendulum-v1", "LunarLanderContinuous-v3", "BipedalWalker-v3"]
+DISCRETE = ["CartPole-v1", "Acrobot-v1", "LunarLander-v3"]
+
+
+@pytest.mark.parametrize(("name", "tasks"), [("trpl", CONTINUOUS), ("fixpo", CONTINUOUS + DISCRETE)])
+def test_every_task_has_an_entry(name, tasks):
+    entries = yaml.safe_load(hyperparameter_file(name).read_text())
+    assert {*tasks, "default"} <= entries.keys()
+    if name == "trpl":
+        assert all(entry["projection"] == "kl" for entry in entries.values())
+
+
+ENTRIES = [
+    (name, algo, env)
+    for name, path in hyperparameter_files().items()
+    for algo in (name.partition(".")[0].partition("_")[0],)
+    for env in yaml.safe_load(path.read_text())
+]
+ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, algo, env in ENTRIES if algo == usual]
+#: Environments for entries that name none, and what has to be installed for them.
+STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
+REQUIREMENTS = {"atari": "ale_py"}
+
+
+@pytest.mark.parametrize(("name", "algo", "env"), ENTRIES, ids=lambda x: str(x))
+def test_every_entry_makes_its_model(tmp_path, name, algo, env):
+    if env in REQUIREMENTS:
+        pytest.importorskip(REQUIREMENTS[env])
+    content = yaml.safe_load(hyperparameter_file(name).read_text())
+    entry = content[env]
+    env = next(stand_in for stand_in in STAND_INS.get(env, [env]) if stand_in == env or stand_in not in content)
+    register()
+    experiment = Experiment(
+        argparse.Namespace(), algo, env, str(tmp_path), n_timesteps=-1, config=name, verbose=0, device="cpu"
+    )
+    model, _ = experiment.setup_experiment()
+    assert isinstance(model, rl_zoo3.utils.ALGOS[algo])
+    assert experiment.n_timesteps == entry["n_timesteps"]
+    arguments = inspect.signature(type(model)).parameters
+    for key, value in entry.items():
+        if key in arguments and isinstance(value, (int, float)):
+            kept = getattr(model, key)
+            assert value == (kept(1.0) if callable(kept) else kept), key
+    assert isinstance(model.get_env(), VecNormalize) == bool(entry.get("normalize"))
+    assert model.n_envs == entry.get("n_envs", 1)
+    model.get_env().close()
+
+
+def test_ant_is_the_same_in_all_files_of_the_package():
+    for path in hyperparameter_files().values():
+        entries = yaml.safe_load(path.read_text())
+        entry = entries.get("Ant-v5", {"env_kwargs": {"include_cfrc_ext_in_observation": False}})
+        assert entry["env_kwargs"] == {"include_cfrc_ext_in_observation": False}, path.name
