@@ -11,40 +11,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from sb3_trl.projections.categorical import bernoulli_kl, categorical_kl
 
 __all__ = ["BetaDual", "bernoulli_kl", "beta_step", "categorical_kl", "halving_search", "kl_statistic"]
-
-
-def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p ‖ q) = Σ p (log p − log q) in nats.
-
-    :param log_p: Normalised log-probabilities, ``(*batch, k)``; −∞ (an impossible action) counts as 0.
-    :param log_q: Likewise.
-    :return: ``(*batch,)``; an impossible action has no part in it, nor in its derivatives.
-    """
-    impossible = log_p.isneginf()
-    # Filled in before the product: derivatives of 0·∞ are NaN, even where it is not chosen.
-    log_p, log_q = log_p.masked_fill(impossible, 0), log_q.masked_fill(impossible, 0)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
-def bernoulli_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """KL between products of independent Bernoullis, in nats.
-
-    :param logits_p: log p/(1 − p), ``(*batch, k)``; ±∞ are p = 1 and 0.
-    :param logits_q: Likewise.
-    :return: ``(*batch,)``.
-    """
-    p = logits_p.sigmoid()
-    terms = p * _log_ratio(logits_p, logits_q) + (1 - p) * _log_ratio(-logits_p, -logits_q)
-    return terms.sum(-1)
-
-
-def _log_ratio(logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """log p/q, and 0 where p is 0: what it is multiplied by is 0 there."""
-    impossible = logits_p.isneginf()
-    return F.logsigmoid(logits_p.masked_fill(impossible, 0)) - F.logsigmoid(logits_q.masked_fill(impossible, 0))
 
 
 def kl_statistic(kl: Tensor, statistic: Literal["max", "mean"]) -> Tensor:

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import Literal, TypeVar
 
 from sb3_trl.projections.derivatives import constant
-from sb3_trl.projections.gaussian import Gaussian
+from sb3_trl.projections.distribution import Bound, Distribution
 
 __all__ = ["EntropySchedule", "control_entropy"]
 
+D = TypeVar("D", bound=Distribution)
 
-def control_entropy(gaussian: Gaussian, bound: Tensor | float, equality: bool = False) -> Gaussian:
-    """Scale the standard deviation by c = exp((β − H)/d) where H < β, so that the entropy becomes β.
 
-    Section 4.2 of Otto et al. (2021), after Akrour et al. (2019). (Line 13 of the paper's Algorithm 1 scales
-    the covariance; with this c it is the standard deviation that makes the entropy equal to β.) Where
-    H ≥ β the Gaussian comes back bit for bit. The bound is a constant, without derivatives.
+def control_entropy(policy: D, bound: Bound, equality: bool = False) -> D:
+    """Return the policy with entropy β where it has less (section 4.2 of Otto et al., 2021).
 
-    :param gaussian: ``(*batch, d)``.
+    Where H ≥ β it comes back bit for bit. The bound is a constant, without derivatives.
+
+    A Gaussian's standard deviation is scaled by c = exp((β − H)/d), after Akrour et al. (2019). (Line 13 of the
+    paper's Algorithm 1 scales the covariance; with this c it is the standard deviation that makes the entropy equal
+    to β.) A categorical moves towards the uniform distribution over the actions that are possible, see
+    ``Categorical.with_entropy``.
+
+    :param policy: A ``Gaussian`` or a ``Categorical``.
     :param bound: β in nats, of the whole action, a number or ``(*batch,)``. One per state makes a
         non-contextual scale contextual.
-    :param equality: Scale everywhere, also where the entropy is above β.
+    :param equality: Make the entropy equal to β everywhere, also where it is above.
+    :raises ValueError: if a categorical cannot have entropy β.
     """
-    shortfall = constant(bound) - gaussian.scale_entropy
-    if not equality:
-        shortfall = shortfall.clamp(min=0)
-    return gaussian.scaled(torch.exp(shortfall / gaussian.dim))
+    return policy.with_entropy(constant(bound), equality)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EntropySchedule:
     p is training progress from 0 to 1; beyond the end β stays where it is.
 
     :param kind: ``"exp"`` or ``"linear"``.
-    :param target_entropy: κ, nats per action dimension.
+    :param target_entropy: κ, nats per action dimension; of a categorical, per factor.
     :param temperature: τ ∈ (0, 1]; unused by ``"linear"``.
     :raises ValueError: for another kind, or a temperature outside (0, 1].
     """

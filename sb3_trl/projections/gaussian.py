@@ -9,13 +9,18 @@ on the covariances, whose shape is that of the scales without their event dimens
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.distribution import Bound, Distribution
 from sb3_trl.projections.matrices import inverse_tril, matvec
 from sb3_trl.projections.spectral import sqrt_difference
 from sb3_trl.projections.tracing import is_plain
+
+if TYPE_CHECKING:
+    from sb3_trl.projections.projection import Projection
 
 __all__ = [
     "Gaussian",
@@ -33,7 +38,7 @@ __all__ = [
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class Gaussian:
+class Gaussian(Distribution):
     """A batch of Gaussians N(mean, Σ) with diagonal or full covariance.
 
     Give exactly one of ``std`` (diagonal, Σ = diag(std²)) and ``scale_tril`` (full, Σ = LLᵀ).
@@ -45,6 +50,7 @@ class Gaussian:
     """
 
     __slots__ = ("_inverse", "_tril", "mean", "std")
+    bound_names: ClassVar[tuple[str, ...]] = ("mean_bound", "cov_bound")
 
     def __init__(self, mean: Tensor, std: Tensor | None = None, scale_tril: Tensor | None = None) -> None:
         if (std is None) == (scale_tril is None):
@@ -67,6 +73,11 @@ class Gaussian:
     def dim(self) -> int:
         """Number of dimensions d of one draw."""
         return self.mean.shape[-1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The dimensions of the batch."""
+        return self.mean.shape[:-1]
 
     @property
     def is_diagonal(self) -> bool:
@@ -163,9 +174,53 @@ class Gaussian:
         entropy = self.scale_entropy
         return entropy.expand(torch.broadcast_shapes(self.mean.shape[:-1], entropy.shape))
 
+    def kl(self, other: Gaussian) -> Tensor:
+        """KL(self ‖ other) in nats, the sum of both parts of ``gaussian.kl``; shape ``(*batch,)``."""
+        mean, cov = kl(self, other)
+        return mean + cov
+
     def sample(self) -> Tensor:
         """Draw ``mean + L·noise``, differentiable in mean and scale; shape ``(*batch, d)``."""
         return self.mean + self.unwhiten(torch.randn_like(self.mean))
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def with_entropy(self, bound: Bound, equality: bool = False) -> Gaussian:
+        """Return the Gaussian with its scale times exp((β − H)/d) where H < β (see ``control_entropy``)."""
+        shortfall = bound - self.scale_entropy
+        if not equality:
+            shortfall = shortfall.clamp(min=0)
+        return self.scaled(torch.exp(shortfall / self.dim))
+
+    # --- what a projection asks ---
+
+    def check(self, projection: Projection, old: Distribution) -> None:
+        """Raise a ``ValueError`` unless both are Gaussians of one kind and dimension."""
+        if not isinstance(old, Gaussian):
+            raise ValueError(f"new is a Gaussian and old a {type(old).__name__}: they must be of one kind.")
+        if self.is_diagonal != old.is_diagonal:
+            kinds = f"new is {self._kind} and old is {old._kind}"
+            raise ValueError(f"{kinds}: build both with std= or both with scale_tril=.")
+        if self.dim != old.dim:
+            raise ValueError(f"new has {self.dim} dimensions and old has {old.dim}: they must be equal.")
+
+    @property
+    def _kind(self) -> str:
+        return "diagonal (std)" if self.is_diagonal else "full (scale_tril)"
+
+    def projected_by(self, projection: Projection, old: Gaussian, *bounds: Bound) -> Gaussian:
+        """Return the projection into the region around ``old``."""
+        return projection.project_gaussian(self, old, *bounds)
+
+    def distance_by(self, projection: Projection, other: Gaussian) -> tuple[Tensor, Tensor]:
+        """Return the mean part and the covariance part of the projection's d(self, other)."""
+        return projection.mean_distance(self, other), projection.cov_distance(self, other)
+
+    def penalty_by(self, projection: Projection, target: Gaussian) -> Tensor:
+        """Return the projection's penalty for being away from ``target``; shape ``(*batch,)``."""
+        return projection.gaussian_penalty(self, target)
 
 
 def mahalanobis(p: Gaussian, q: Gaussian) -> Tensor:

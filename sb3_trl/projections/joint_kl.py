@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sb3_trl.projections.derivatives import constant
 from sb3_trl.projections.gaussian import Gaussian, kl, kl_covariance, mahalanobis
-from sb3_trl.projections.kl import inverse_cholesky, precision_difference, reachable_bound
+from sb3_trl.projections.kl import inverse_cholesky, precision_difference
 from sb3_trl.projections.matrices import matvec, relative_size
-from sb3_trl.projections.projection import Bound, Projection, check_pair, with_valid_scale
-from sb3_trl.projections.root import find_root, implicit_gradient, pole_limit
+from sb3_trl.projections.projection import Bound, Projection, with_valid_scale
+from sb3_trl.projections.root import find_root, implicit_gradient, pole_limit, reachable_bound
 from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["JointKLProjection"]
@@ -42,19 +42,22 @@ class JointKLProjection(Projection):
 
     def __call__(
         self,
-        new: Gaussian,
-        old: Gaussian,
+        new: Any,
+        old: Any,
         mean_bound: Bound | None = None,
         cov_bound: Bound | None = None,
         entropy_bound: Bound | None = None,
         entropy_equality: bool = False,
-    ) -> Gaussian:
-        """Return the projection of ``new``; see ``Projection``.
+        *,
+        kl_bound: Bound | None = None,
+    ) -> Any:
+        """Return the projection of ``new``, a Gaussian; see ``Projection``.
 
         :param entropy_bound: β in nats, a number or one per state; no entropy constraint if ``None``.
         :param entropy_equality: Constrain H(π̃) = β instead of H(π̃) ≥ β.
         """
-        check_pair(new, old)
+        new.check(self, old)
+        mean_bound, cov_bound = self.bounds(new, mean_bound=mean_bound, cov_bound=cov_bound, kl_bound=kl_bound)
         old = old.detach()
         new = with_valid_scale(new, old)
         problem = _Constraints(
@@ -78,9 +81,16 @@ class JointKLProjection(Projection):
         return kl_covariance(p, q)
 
     def is_inside(
-        self, p: Gaussian, q: Gaussian, mean_bound: Bound | None = None, cov_bound: Bound | None = None
+        self,
+        p: Any,
+        q: Any,
+        mean_bound: Bound | None = None,
+        cov_bound: Bound | None = None,
+        *,
+        kl_bound: Bound | None = None,
     ) -> Tensor:
         """Return, for each state, whether KL(p ‖ q) ≤ ε, measured in float64; shape ``(*batch,)``."""
+        mean_bound, cov_bound = self.bounds(p, mean_bound=mean_bound, cov_bound=cov_bound, kl_bound=kl_bound)
         mean, cov = self.distance(p.double(), q.double())
         return mean + cov <= self._bound(p, mean_bound, cov_bound)
 

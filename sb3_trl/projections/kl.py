@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.categorical import Categorical, categorical_kl
 from sb3_trl.projections.derivatives import Derivative, with_derivative
 from sb3_trl.projections.gaussian import Gaussian, kl_covariance, kl_of_difference, mahalanobis
 from sb3_trl.projections.matrices import identity_like, inverse_tril
 from sb3_trl.projections.projection import Bound, Projection, project_active_rows, whitened_step
-from sb3_trl.projections.root import kl_at, kl_root
+from sb3_trl.projections.root import kl_at, kl_root, reachable_bound
+from sb3_trl.projections.tilting import tilt
 from sb3_trl.projections.tracing import can_branch
 
 __all__ = ["KLProjection"]
 
 
 class KLProjection(Projection):
-    """Trust region in KL(π̃ ‖ π_old), nats, split into its mean part and its covariance part.
+    """Trust region in KL(π̃ ‖ π_old), nats; of Gaussians, split into its mean part and its covariance part.
 
     The mean part is ½ Mahalanobis², compared with ``mean_bound`` *with* the ½, as in the authors' code.
     The covariance part interpolates precisions, Σ̃⁻¹ = Σ_o⁻¹ + t(Σ⁻¹ − Σ_o⁻¹), where t solves
-    KL(t) = ``cov_bound`` (eq. 11 with t = 1/(1 + η)). It is computed in float64 whatever the dtype.
+    KL(t) = ``cov_bound`` (eq. 11 with t = 1/(1 + η)). Of categoricals, log-probabilities are interpolated until
+    KL(t) = ``kl_bound``. It is computed in float64 whatever the dtype.
+
+    :param mean_bound: ε_μ, nats.
+    :param cov_bound: ε_Σ, nats.
+    :param kl_bound: ε of categoricals, nats per state, whatever the number of factors.
     """
 
     measures_kl = True
+
+    def __init__(self, mean_bound: Bound = 0.03, cov_bound: Bound = 1e-3, kl_bound: Bound = 0.01) -> None:
+        super().__init__(mean_bound, cov_bound, kl_bound)
 
     def mean_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
         """Return ½ Mahalanobis², the mean part of KL(p ‖ q) in nats."""
@@ -59,6 +71,31 @@ class KLProjection(Projection):
         """Return the Cholesky factor of Σ̃; only eigen*values* are computed, and no gradient needs them."""
         outside = ~(kl_of_difference(whitened_step(new, old), is_diagonal=False) <= bound)
         return project_active_rows(new, old, bound, outside, _project_precision)
+
+    def categorical_distance(self, p: Categorical, q: Categorical) -> Tensor:
+        """Return KL(p ‖ q) in nats, the sum over the factors."""
+        return p.kl(q)
+
+    def project_categorical(self, new: Categorical, old: Categorical, bound: Bound) -> Tensor:
+        """Return log p̃ = log p_o + t(log p − log p_o) − A(t), with one t for all factors of a state."""
+        log_new, log_old = new.finite, old.finite.double()
+        epsilon = torch.as_tensor(bound, dtype=torch.float64, device=log_new.device)
+        with torch.no_grad():
+            outside = ~(categorical_kl(log_new.detach().double(), log_old).sum(-1) <= epsilon)
+        if can_branch(outside) and not bool(outside.any()):
+            return new.log_probs
+        reachable = reachable_bound(epsilon, _rounding(log_new))
+        return new.like(tilt(log_new, log_old, reachable, outside))
+
+
+def _rounding(log_p: Tensor) -> float:
+    """What rounding log-probabilities adds to √KL at most.
+
+    A relative error u of each is one of u·log p, which adds up to √(½ Σ p u² log² p). For a factor with k > 2 actions
+    Σ p log² p is at most log² k; with two, 0.563.
+    """
+    factors, k = log_p.shape[-2:]
+    return 0.5 * torch.finfo(log_p.dtype).eps * math.sqrt(0.5 * factors) * max(math.log(k), 0.75)
 
 
 def _project_precision(tril: Tensor, tril_old: Tensor, bound: Tensor, rounding: Tensor) -> Tensor:
@@ -150,12 +187,3 @@ def inverse_cholesky(t: Tensor, difference: Tensor) -> Tensor:
     precision = torch.addcmul(identity_like(difference), t[..., None, None], difference)
     reversed_factor, _ = torch.linalg.cholesky_ex(precision.flip(-2, -1))
     return inverse_tril(reversed_factor).flip(-2, -1).mT
-
-
-def reachable_bound(bound: Tensor, rounding: Tensor | float) -> Tensor:
-    """Return the bound to aim at, so that the result stays below ``bound`` when it is rounded.
-
-    Near the old policy √KL is a distance: four times what rounding can add to it is kept free, and what the
-    root finder may miss.
-    """
-    return ((1 - 1e-11) * bound.sqrt() - (4 * rounding + 1e-14)).clamp(min=1e-15).square()

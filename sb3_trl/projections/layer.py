@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from sb3_trl.projections.distribution import Bound, Distribution
 from sb3_trl.projections.entropy import EntropySchedule, control_entropy
-from sb3_trl.projections.gaussian import Gaussian
-from sb3_trl.projections.projection import Bound, Projection
+from sb3_trl.projections.projection import Projection
 
 __all__ = ["TrustRegionLayer"]
+
+D = TypeVar("D", bound=Distribution)
 
 
 class TrustRegionLayer(nn.Module):
@@ -46,34 +48,36 @@ class TrustRegionLayer(nn.Module):
 
     def forward(
         self,
-        new: Gaussian,
-        old: Gaussian,
+        new: D,
+        old: D,
         mean_bound: Bound | None = None,
         cov_bound: Bound | None = None,
         entropy_bound: Bound | None = None,
-    ) -> Gaussian:
+        *,
+        kl_bound: Bound | None = None,
+    ) -> D:
         """Return the projected policy π̃, differentiable in ``new``.
 
         :param new: The network's prediction π_θ.
-        :param old: The policy that collected the data.
-        :param mean_bound: ε_μ now, the projection's own if ``None``.
+        :param old: The policy that collected the data, of the same kind.
+        :param mean_bound: ε_μ now, of Gaussians; the projection's own if ``None``.
         :param cov_bound: ε_Σ now, likewise.
         :param entropy_bound: β now in nats, no entropy control if ``None``.
+        :param kl_bound: ε now, of categoricals; the projection's own if ``None``.
         """
+        # A projection of the user's own need not know the bound of categoricals.
+        extra: dict[str, Any] = {} if kl_bound is None else {"kl_bound": kl_bound}
         if self.projection is not None and self.projection.constrains_entropy:
-            constraint: dict[str, Any] = {
-                "entropy_bound": entropy_bound,
-                "entropy_equality": self.entropy_equality,
-            }
-            return self.projection(new, old, mean_bound, cov_bound, **constraint)
+            extra |= {"entropy_bound": entropy_bound, "entropy_equality": self.entropy_equality}
+            return self.projection(new, old, mean_bound, cov_bound, **extra)
         if entropy_bound is not None and self.entropy_first:
             new = control_entropy(new, entropy_bound, self.entropy_equality)
-        projected = new if self.projection is None else self.projection(new, old, mean_bound, cov_bound)
+        projected = new if self.projection is None else self.projection(new, old, mean_bound, cov_bound, **extra)
         if entropy_bound is not None and not self.entropy_first:
             projected = control_entropy(projected, entropy_bound, self.entropy_equality)
         return projected
 
-    def entropy_bound(self, old: Gaussian, progress: float) -> float | None:
+    def entropy_bound(self, old: Distribution, progress: float) -> float | None:
         """Return β at this point of training, ``None`` without entropy control.
 
         The first call ever takes the initial entropy from ``old``, the policy of the first batch.

@@ -1,76 +1,146 @@
-"""What every trust-region projection has in common: the mean's projection, distances, the penalty."""
+"""What every trust-region projection has in common: bounds, the mean's projection, distances, the penalty."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import reduce
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 from sb3_trl.projections.derivatives import constant
+from sb3_trl.projections.distribution import Bound, Distribution
 from sb3_trl.projections.gaussian import Gaussian, mahalanobis
 from sb3_trl.projections.matrices import matvec, relative_size
 from sb3_trl.projections.radial import column, length, radial_projection, radial_weight
 from sb3_trl.projections.tracing import can_branch
 
+if TYPE_CHECKING:
+    from sb3_trl.projections.categorical import Categorical
+
 __all__ = ["Bound", "Projection"]
 
-Bound: TypeAlias = float | Tensor
+D = TypeVar("D", bound=Distribution)
 
 
 class Projection(ABC):
-    """Projects Gaussians, state by state, onto a trust region around old ones.
+    """Projects policies, state by state, onto a trust region around old ones.
 
-    Solves eqs 3 and 4 of Otto et al. (2021): the mean and the covariance nearest to the predicted ones with
-    d_mean(π̃, π_old) ≤ ε_μ and d_cov(π̃, π_old) ≤ ε_Σ. A state inside both bounds comes back bit for bit. The
-    result is differentiable (once) in the prediction; old policy and bounds are constants.
+    For Gaussians it solves eqs 3 and 4 of Otto et al. (2021): the mean and the covariance nearest to the predicted
+    ones with d_mean(π̃, π_old) ≤ ε_μ and d_cov(π̃, π_old) ≤ ε_Σ. Categoricals have one distance and one bound. A
+    state inside its bounds comes back bit for bit. The result is differentiable (once) in the prediction; old policy
+    and bounds are constants.
 
     To make a projection of your own, subclass it and define ``cov_distance``, ``project_std`` for diagonal
-    covariances and ``project_tril`` for full ones.
+    covariances and ``project_tril`` for full ones; for categoricals ``categorical_distance`` and
+    ``project_categorical``.
 
     :param mean_bound: ε_μ, a positive number or one per state, shape ``(*batch,)``.
     :param cov_bound: ε_Σ, likewise. One per state makes a non-contextual scale contextual.
-    :raises ValueError: if a bound is not positive.
+    :param kl_bound: ε of categoricals, likewise; 0.01 unless given.
+    :raises ValueError: if a bound is not positive, or there is a ``kl_bound`` and no projection of categoricals.
     """
 
     #: Whether the projection takes ``entropy_bound`` and ``entropy_equality`` and leaves nothing to the layer.
     constrains_entropy: bool = False
-    #: Whether d(p, q) is KL(p ‖ q) in nats, which the trust region then bounds by ε_μ + ε_Σ.
+    #: Whether d(p, q) is KL(p ‖ q) in nats, which the trust region then bounds by the sum of its bounds.
     measures_kl: bool = False
+    #: Of projections that were given none, or were saved when there was none.
+    kl_bound: Bound = 0.01
 
-    def __init__(self, mean_bound: Bound = 0.03, cov_bound: Bound = 1e-3) -> None:
+    def __init__(self, mean_bound: Bound = 0.03, cov_bound: Bound = 1e-3, kl_bound: Bound | None = None) -> None:
         self.mean_bound = check_bound("mean_bound", mean_bound)
         self.cov_bound = check_bound("cov_bound", cov_bound)
+        if kl_bound is not None:
+            if not self.projects_categoricals:
+                raise ValueError(f"kl_bound={kl_bound} bounds categoricals. {self._for_gaussians}")
+            self.kl_bound = check_bound("kl_bound", kl_bound)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(mean_bound={self.mean_bound}, cov_bound={self.cov_bound})"
+        names = ["mean_bound", "cov_bound", *(["kl_bound"] if self.projects_categoricals else [])]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)}' for name in names)})"
 
     def __call__(
-        self, new: Gaussian, old: Gaussian, mean_bound: Bound | None = None, cov_bound: Bound | None = None
-    ) -> Gaussian:
+        self,
+        new: D,
+        old: D,
+        mean_bound: Bound | None = None,
+        cov_bound: Bound | None = None,
+        *,
+        kl_bound: Bound | None = None,
+    ) -> D:
         """Return the projection of ``new`` onto the trust region around ``old``.
 
         :param new: The prediction.
-        :param old: The old policy, of the same kind (diagonal or full).
-        :param mean_bound: Used instead of the projection's own, as it changes over training; positive.
+        :param old: The old policy, of the same kind (diagonal, full or categorical).
+        :param mean_bound: Of Gaussians; used instead of the projection's own, as it changes over training; positive.
         :param cov_bound: Likewise.
-        :raises ValueError: if the two differ in kind or dimension.
+        :param kl_bound: Of categoricals, likewise.
+        :raises ValueError: if the two differ in kind or dimension, or have no such bound.
         """
-        check_pair(new, old)
-        old = old.detach() if old.is_diagonal else old.detach().double()
-        mean = self.project_mean(new, old, constant(self.mean_bound if mean_bound is None else mean_bound))
+        new.check(self, old)
+        bounds = self.bounds(new, mean_bound=mean_bound, cov_bound=cov_bound, kl_bound=kl_bound)
+        return new.projected_by(self, old.detach(), *bounds)
+
+    def bounds(self, policy: Distribution, **given: Bound | None) -> tuple[Bound, ...]:
+        """Return the bounds of a trust region around ``policy``, constants in the order of its ``bound_names``.
+
+        :param given: Bounds by name, used instead of the projection's own where they are not ``None``.
+        :raises ValueError: if one is given that this kind of policy does not have.
+        """
+        names = policy.bound_names
+        for name, bound in given.items():
+            if bound is not None and name not in names:
+                raise ValueError(
+                    f"{name} does not bound a {type(policy).__name__}: give {' and '.join(names)} instead."
+                )
+        own = (given.get(name) for name in names)
+        return tuple(
+            constant(getattr(self, name) if bound is None else bound) for name, bound in zip(names, own, strict=True)
+        )
+
+    def distance(self, p: D, q: D) -> tuple[Tensor, ...]:
+        """Return d(p, q), one part for each bound, differentiable in ``p``.
+
+        Of Gaussians the mean part and the covariance part. Shapes are ``(*batch,)``, without batch dimensions in the
+        covariance part where no scale has any.
+        """
+        return p.distance_by(self, q)
+
+    def is_inside(
+        self,
+        p: D,
+        q: D,
+        mean_bound: Bound | None = None,
+        cov_bound: Bound | None = None,
+        *,
+        kl_bound: Bound | None = None,
+    ) -> Tensor:
+        """Return, for each state, whether ``p`` is in the trust region around ``q``; shape ``(*batch,)``.
+
+        Distances are measured in float64, in which every projection is inside.
+        """
+        bounds = self.bounds(p, mean_bound=mean_bound, cov_bound=cov_bound, kl_bound=kl_bound)
+        parts = self.distance(p.double(), q.double())
+        return reduce(torch.logical_and, [part <= bound for part, bound in zip(parts, bounds, strict=True)])
+
+    def penalty(self, new: D, projected: D) -> Tensor:
+        """Return d(π_θ, stop-gradient(π̃)) of eq. 12 for each state; shape ``(*batch,)``.
+
+        Zero, with zero gradient, where nothing was projected. For Gaussians see ``gaussian_penalty``.
+        """
+        return new.penalty_by(self, projected.detach())
+
+    # --- Gaussians ---
+
+    def project_gaussian(self, new: Gaussian, old: Gaussian, mean_bound: Bound, cov_bound: Bound) -> Gaussian:
+        """Return the Gaussian with the projected mean and the projected scale."""
+        old = old if old.is_diagonal else old.double()
+        mean = self.project_mean(new, old, mean_bound)
         project_scale = self.project_std if new.is_diagonal else self.project_tril
-        bound = constant(self.cov_bound if cov_bound is None else cov_bound)
-        return new.with_scale(project_scale(new, old, bound), mean)
-
-    def distance(self, p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
-        """Return the mean part and the covariance part of d(p, q), differentiable in ``p``.
-
-        Shapes are ``(*batch,)``, without batch dimensions in the second where no scale has any.
-        """
-        return self.mean_distance(p, q), self.cov_distance(p, q)
+        return new.with_scale(project_scale(new, old, cov_bound), mean)
 
     def mean_distance(self, p: Gaussian, q: Gaussian) -> Tensor:
         """Return the part of d(p, q) that depends on the means: the squared Mahalanobis distance."""
@@ -96,25 +166,13 @@ class Projection(ABC):
         """Return the projected Cholesky factors, in the shape of ``new.scale_tril``; ``old`` comes in float64."""
         raise NotImplementedError(f"{type(self).__name__} does not project full covariances.")
 
-    def is_inside(
-        self, p: Gaussian, q: Gaussian, mean_bound: Bound | None = None, cov_bound: Bound | None = None
-    ) -> Tensor:
-        """Return, for each state, whether ``p`` is in the trust region around ``q``; shape ``(*batch,)``.
-
-        Distances are measured in float64, in which every projection is inside.
-        """
-        mean, cov = self.distance(p.double(), q.double())
-        mean_inside = mean <= (self.mean_bound if mean_bound is None else mean_bound)
-        return mean_inside & (cov <= (self.cov_bound if cov_bound is None else cov_bound))
-
-    def penalty(self, new: Gaussian, projected: Gaussian) -> Tensor:
-        """Return d(π_θ, stop-gradient(π̃)) of eq. 12 for each state; shape ``(*batch,)``.
+    def gaussian_penalty(self, new: Gaussian, target: Gaussian) -> Tensor:
+        """Return the penalty of Gaussians.
 
         The covariance part counts only where the scale is contextual: a non-contextual one is set to its
-        projected value after the update. Zero, with zero gradient, where nothing was projected, and in the
-        covariance part of an invalid scale (see ``invalid_scale``).
+        projected value after the update. It is zero, with zero gradient, at an invalid scale (see
+        ``invalid_scale``).
         """
-        target = projected.detach()
         mean = self.mean_distance(new, target)
         if not new.is_contextual:
             return mean
@@ -123,6 +181,29 @@ class Projection(ABC):
     def cov_penalty(self, new: Gaussian, target: Gaussian) -> Tensor:
         """Return the covariance part of the penalty; the projection's own distance by default."""
         return self.cov_distance(new, target)
+
+    # --- categoricals ---
+
+    @property
+    def projects_categoricals(self) -> bool:
+        """Whether ``project_categorical`` is defined."""
+        return type(self).project_categorical is not Projection.project_categorical
+
+    def categorical_distance(self, p: Categorical, q: Categorical) -> Tensor:
+        """Return d(p, q) of categoricals, ``(*batch,)``; it is the penalty, too."""
+        self.refuse_categoricals()
+
+    def project_categorical(self, new: Categorical, old: Categorical, bound: Bound) -> Tensor:
+        """Return the projected log-probabilities, in the shape of ``new.log_probs``; −∞ where they are −∞."""
+        self.refuse_categoricals()
+
+    def refuse_categoricals(self) -> NoReturn:
+        """Raise a ``NotImplementedError`` that names what projects categoricals."""
+        raise NotImplementedError(self._for_gaussians)
+
+    @property
+    def _for_gaussians(self) -> str:
+        return f"{type(self).__name__} is for Gaussians: for categorical policies use KLProjection."
 
 
 def check_bound(name: str, bound: Bound) -> Bound:
@@ -133,14 +214,6 @@ def check_bound(name: str, bound: Bound) -> Bound:
     if not bool((values > 0).all()) or not bool(values.isfinite().all()):
         raise ValueError(f"{name}={bound} must be positive and finite; a larger bound is a larger trust region.")
     return bound
-
-
-def check_pair(new: Gaussian, old: Gaussian) -> None:
-    """Raise a ``ValueError`` unless both Gaussians are of one kind and dimension."""
-    if new.is_diagonal != old.is_diagonal:
-        raise ValueError(f"new is {_kind(new)} and old is {_kind(old)}: build both with std= or both with scale_tril=.")
-    if new.dim != old.dim:
-        raise ValueError(f"new has {new.dim} dimensions and old has {old.dim}: they must be equal.")
 
 
 def project_active_rows(
@@ -235,7 +308,3 @@ def _substitute(gaussian: Gaussian, where: Tensor, substitute: Gaussian) -> Gaus
 def _is_finite(matrix: Tensor) -> Tensor:
     # The sum is finite where all entries are, and much faster to test.
     return matrix.sum((-2, -1)).isfinite()
-
-
-def _kind(gaussian: Gaussian) -> str:
-    return "diagonal (std)" if gaussian.is_diagonal else "full (scale_tril)"

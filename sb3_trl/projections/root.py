@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,13 +11,29 @@ from torch import Tensor
 from sb3_trl.projections.derivatives import Derivative, with_derivative
 from sb3_trl.projections.tracing import can_branch
 
-__all__ = ["find_root", "implicit_gradient", "kl_along_path", "kl_at", "kl_root", "pole_limit"]
+__all__ = [
+    "Function",
+    "find_root",
+    "implicit_gradient",
+    "kl_along_path",
+    "kl_at",
+    "kl_root",
+    "pole_limit",
+    "reachable_bound",
+]
+
+#: Maps t to f(t), t·f′(t) and more (see ``find_root``).
+Function: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 
 #: A Newton step from nearer to the bound than this, relatively, is the last: it leaves about the square of it.
 _NEAR = 2e-7
+#: Likewise, where a step is of third order and leaves about the cube.
+_NEAR_THIRD = 1e-5
 _MAX_STEPS = 50
 #: Steps before a bracket is kept: up to ε of about 0.3 they are enough.
 _FREE_STEPS = 4
+#: The share of the equations that are solved apart, if they are the last ones.
+_FEW = 0.25
 #: Steps where their number cannot depend on the numbers (see ``can_branch``): enough up to ε of about 3.
 _UNROLLED_STEPS = 7
 
@@ -62,38 +79,82 @@ def kl_root(a: Tensor, bound: Tensor) -> Tensor:
 
 
 def find_root(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]], bound: Tensor, start: Tensor, limit: Tensor
+    function: Function,
+    bound: Tensor,
+    start: Tensor,
+    limit: Tensor,
+    rows: Callable[[Tensor], Function] | None = None,
 ) -> Tensor:
     """Return the t ∈ [0, limit] at which an increasing function reaches its bound; the limit where it does not.
 
-    Newton's method in (log t, log f), in which divergences along a path are nearly linear with slope 2. Where
-    that takes more than a few steps, it is kept in a bracket, and a step that leaves it goes to the middle of
-    log t. f(t) ≤ ε holds within 1e-9, whatever happens: where the equation is not solved in time, the largest
-    t known to obey the bound is returned. Knows nothing of gradients: call it without.
+    Newton's method in (log t, log f), in which divergences along a path are nearly linear with slope 2; or a method
+    of third order, which takes t·f′ for a power of t. Where that takes more than a few steps, it is kept in a
+    bracket, and a step that leaves it goes to the middle of log t. f(t) ≤ ε holds within 1e-9, whatever happens:
+    where the equation is not solved in time, the largest t known to obey the bound is returned. Knows nothing of
+    gradients: call it without.
 
-    :param function: Maps t to f(t) and t·f′(t), both of t's shape; f(0) = 0.
+    :param function: Maps t to f(t) and t·f′(t), both of t's shape, and, for the method of third order, to the
+        exponent of that power, the slope of log(t·f′) in log t; f(0) = 0.
     :param bound: ε, positive; broadcasts to t.
     :param start: A first guess, positive.
     :param limit: An upper limit of t; broadcasts to t.
+    :param rows: Maps indices of t, ``(n,)``, to the function of these alone: once they are few, they are solved apart.
     """
     t = torch.minimum(start, limit)
+    bracket = torch.zeros_like(t), (limit * (1 + 4 * torch.finfo(t.dtype).eps)).expand(t.shape)
+    return _search(function, bound, limit, t, bracket, _MAX_STEPS if can_branch(t) else _UNROLLED_STEPS, rows)
+
+
+def _search(
+    function: Function,
+    bound: Tensor,
+    limit: Tensor,
+    t: Tensor,
+    bracket: tuple[Tensor, Tensor],
+    n_steps: int,
+    rows: Callable[[Tensor], Function] | None,
+) -> Tensor:
+    lower, upper = bracket
     branch = can_branch(t)
-    lower, upper = torch.zeros_like(t), limit * (1 + 4 * torch.finfo(t.dtype).eps)
-    for step in range(_MAX_STEPS if branch else _UNROLLED_STEPS):
-        value, slope = function(t)
-        # fmin: 0/0, where the function is zero all the way, means the limit.
-        ratio = bound / value
-        newton = torch.fmin(t * ratio.pow(value / slope), limit)
-        moving = ((ratio - 1).abs() > _NEAR) & (newton != t)
-        if branch and not bool(moving.any()):
-            return newton
-        if step >= _FREE_STEPS or not branch:
+    for step in range(n_steps):
+        value, slope, *power = function(t)
+        better, moving = _step(t, bound, limit, value, slope, *power)
+        if branch:
+            left = int(moving.sum())
+            if left == 0:
+                return better
+        if power or step >= _FREE_STEPS or not branch:
             outside = value > bound
             lower, upper = torch.where(outside, lower, t), torch.where(outside, t, upper)
-            leaves = moving & ~((newton > lower) & (newton < upper))
-            newton = torch.where(leaves, (lower * upper).sqrt(), newton)
-        t = newton
+            leaves = moving & ~((better > lower) & (better < upper))
+            # While nothing is known to obey the bound there is no middle.
+            middle = torch.where(lower > 0, (lower * upper).sqrt(), upper / 4)
+            better = torch.where(leaves, middle, better)
+        t = better
+        if rows is not None and branch and left <= _FEW * len(t):
+            index = moving.nonzero().squeeze(-1)
+            bound, limit, *few = (x.expand(t.shape)[index] for x in (bound, limit, t, lower, upper))
+            rest = n_steps - step - 1
+            found = _search(rows(index), bound, limit, few[0], (few[1], few[2]), rest, lambda i: rows(index[i]))
+            return t.index_put((index,), found)
     return torch.where(function(t)[0] <= bound * (1 + 1e-9), t, lower)
+
+
+def _step(
+    t: Tensor, bound: Tensor, limit: Tensor, value: Tensor, slope: Tensor, power: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return a t nearer to the root, and whether it is still far from it.
+
+    :param power: c, where the solution of f(t) + ∫ s·f′ d log s = ε with s·f′ ∝ sᶜ is taken; f/(t·f′) is Newton's.
+    """
+    ratio = bound / value
+    if power is None:
+        better, near = t * ratio.pow(value / slope), _NEAR
+    else:
+        better, near = t * torch.exp(torch.log1p(power * (bound - value) / slope) / power), _NEAR_THIRD
+    # fmin: 0/0, where the function is zero all the way, means the limit, and so does a step that leads nowhere.
+    better = torch.fmin(better, limit)
+    return better, ((ratio - 1).abs() > near) & (better != t)
 
 
 def implicit_gradient(t: Tensor, value: Tensor, slope: Tensor) -> Tensor:
@@ -121,3 +182,12 @@ def pole_limit(a: Tensor, root: Tensor) -> Tensor:
     """
     least = 1 / (1 + 2 * root * (1 + root)) - 1
     return least / torch.minimum(a.amin(-1), least)
+
+
+def reachable_bound(bound: Tensor, rounding: Tensor | float) -> Tensor:
+    """Return the bound to aim at, so that the result stays below ``bound`` when it is rounded.
+
+    Near the old policy √KL is a distance: four times what rounding can add to it is kept free, and what the
+    root finder may miss.
+    """
+    return ((1 - 1e-11) * bound.sqrt() - (4 * rounding + 1e-14)).clamp(min=1e-15).square()
