@@ -14,7 +14,7 @@ __all__ = ["old_modules", "with_new_names"]
 
 #: Modules that are not there any more, and where to look for what they defined; all below ``sb3_trl``.
 _MODULES = {
-    "action_parameters": ("policies.action_parameters", "policies.parameters"),
+    "action_parameters": ("policies.action_parameters", "policies.families", "policies.parameters"),
     "callbacks": ("monitoring.callbacks",),
     "compilation": ("steps.compilation", "random_state"),
     "dashboard": ("monitoring.dashboard",),
@@ -40,8 +40,10 @@ _MODULES = {
     "rollout": ("rollouts.rollout", "table", "monitoring.finite"),
     "study.seed_batch": ("seeds.batch",),
     "trpl": ("algorithms.trpl", "algorithms.losses"),
-    "trust_region": ("algorithms.trust_region",),
+    "trust_region": ("algorithms.trust_region", "projections.named"),
 }
+#: What has another name there.
+_RENAMED = {"GaussianAlgorithm": "ProjectingAlgorithm"}
 #: What hyperparameter files named.
 _NAMES = {"sb3_trl.callbacks.TrustRegionCallback": "sb3_trl.TrustRegionCallback"}
 
@@ -55,8 +57,8 @@ class _OldModule(ModuleType):
         if not name.startswith("__"):
             for place in _MODULES[self.__name__.removeprefix("sb3_trl.")]:
                 module = import_module(f"sb3_trl.{place}")
-                if hasattr(module, name):
-                    return getattr(module, name)
+                if hasattr(module, _RENAMED.get(name, name)):
+                    return getattr(module, _RENAMED.get(name, name))
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
-from sb3_trl.algorithms.projecting import GaussianAlgorithm
+from sb3_trl.algorithms.projecting import ProjectingAlgorithm
 from sb3_trl.projections import Gaussian, Projection
 from sb3_trl.rollouts.rollout import Rollout, rollout_from_buffer
 
@@ -316,7 +316,7 @@ ALGORITHMS = [TRPL, FixPO, PAPI, LeanPPO]
 def small(cls: type[OnPolicyAlgorithm], env: Any = None, policy: Any = "MlpPolicy", **kwargs: Any) -> Any:
     """Return a model of any algorithm, also of SB3's, whose updates take next to no time."""
     options: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "seed": 0, "device": "cpu"}
-    options |= {"n_critic_epochs": 1} if issubclass(cls, GaussianAlgorithm) else {}
+    options |= {"n_critic_epochs": 1} if issubclass(cls, ProjectingAlgorithm) else {}
     options |= {"compile": False} if issubclass(cls, TrustRegionAlgorithm) else {}
     if issubclass(cls, TRPO):
         del options["n_epochs"]

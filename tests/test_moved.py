@@ -53,7 +53,7 @@ NAMES = {
     "schedules": "BoundSchedule StateBound as_bound as_schedule bound_at",
     "study.seed_batch": "SeedBatch can_batch",
     "trpl": "TRPL Weights",
-    "trust_region": "PROJECTIONS TrustRegion concatenate make_projection widen",
+    "trust_region": "PROJECTIONS TrustRegion concatenate make_projection",
 }
 
 

@@ -9,7 +9,8 @@ import torch as th
 from torch.func import grad, hessian, jacfwd, jacrev, jvp
 
 import sb3_trl.penalty
-from sb3_trl.penalty import BetaDual, bernoulli_kl, categorical_kl, halving_search
+from sb3_trl.penalty import BetaDual, halving_search
+from sb3_trl.projections.categorical import bernoulli_kl, categorical_kl
 
 OLD = [0.0, 1.0]
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["check_at_least", "check_choices", "check_policy_kwargs", "check_positive"]
+__all__ = ["check_at_least", "check_bounds", "check_choices", "check_policy_kwargs", "check_positive"]
 
 
 def check_choices(algorithm: Any, choices: Mapping[str, Collection[Any]]) -> None:
@@ -49,6 +49,22 @@ def check_positive(algorithm: Any, *names: str) -> None:
         value = getattr(algorithm, name)
         if not value > 0:
             raise ValueError(f"{name}={value} must be positive; a larger bound is a larger trust region.")
+
+
+def check_bounds(algorithm: Any, names: Collection[str], own: Collection[str]) -> None:
+    """Check that the bounds given are those of the policy's kind.
+
+    :param algorithm: Has them as attributes, ``None`` where nothing was given.
+    :param names: All bounds there are.
+    :param own: Those of policies of this kind.
+    :raises ValueError: for another one, with the right ones.
+    """
+    for name in names:
+        value = getattr(algorithm, name)
+        if value is not None and name not in own:
+            raise ValueError(
+                f"{name}={value} bounds policies of another kind: in {algorithm.action_space} use {' and '.join(own)}."
+            )
 
 
 def check_policy_kwargs(policy_class: type, policy_kwargs: Mapping[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch as th
 from torch import Tensor
 
-from sb3_trl.projections import Gaussian
+from sb3_trl.projections import Distribution
 from sb3_trl.projections.projection import Projection
 
 __all__ = [
@@ -19,6 +19,9 @@ __all__ = [
     "trust_region_loss",
     "value_loss",
 ]
+
+
+D = TypeVar("D", bound=Distribution)
 
 
 class Weights(NamedTuple):
@@ -60,10 +63,10 @@ def clipped_surrogate_loss(
     return loss, ((ratio.detach() - 1).abs() > clip_range).to(ratio.dtype).mean()
 
 
-def trust_region_loss(new: Gaussian, projected: Gaussian, projection: Projection | None) -> Tensor:
+def trust_region_loss(new: D, projected: D, projection: Projection | None) -> Tensor:
     """E[d(π_θ, stop-gradient(π̃))], the regression term of eq. 12; 0 without a projection."""
     if projection is None:
-        return new.mean.new_zeros(())
+        return projected.entropy().new_zeros(())
     return projection.penalty(new, projected).mean()
 
 

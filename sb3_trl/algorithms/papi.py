@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
@@ -13,6 +14,7 @@ from sb3_trl.algorithms.arguments import check_at_least, check_positive
 from sb3_trl.algorithms.losses import clipped_surrogate_loss, normalize
 from sb3_trl.algorithms.projecting import ProjectingAlgorithm
 from sb3_trl.policies.actor_critic import TRPLPolicy
+from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.expected_kl import covariance_share, expected_kl, interpolate_covariance, mean_share
@@ -270,7 +272,7 @@ class PAPI(ProjectingAlgorithm):
         self._learning_rate_scale = getattr(self, "_learning_rate_scale", 1.0)
         super()._setup_model()
         self._schedule("clip_range")  # which says what is wrong with it
-        if self.policy.action_dist.contextual_std:
+        if self._gaussian.contextual_std:
             raise ValueError(
                 "PAPI projects one covariance for all states: contextual_std=True needs sb3_trl.TRPL, which projects "
                 "state by state."
@@ -282,14 +284,23 @@ class PAPI(ProjectingAlgorithm):
             )
 
     def _check_arguments(self) -> None:
-        self._check_action_space()
+        if not isinstance(self.action_space, spaces.Box):
+            raise ValueError(
+                f"PAPI projects Gaussian policies and needs a Box action space, not {self.action_space}. For this one "
+                "use sb3_trl.TRPL or sb3_trl.FixPO."
+            )
         check_at_least(self, {"n_critic_epochs": 0})
         check_positive(self, "kl_bound")
         if not 0 < self.learning_rate_decay <= 1:
             raise ValueError(f"learning_rate_decay={self.learning_rate_decay} must be in (0, 1]; 1 is no decay.")
 
+    @property
+    def _gaussian(self) -> ProjectedGaussianDistribution:
+        assert isinstance(self.policy.action_dist, ProjectedGaussianDistribution)
+        return self.policy.action_dist
+
     def _can_compile(self) -> bool:
-        return self.policy.action_dist.covariance == "diag"
+        return self._gaussian.covariance == "diag"
 
 
 def _copies(tensors: Sequence[th.Tensor]) -> list[th.Tensor]:

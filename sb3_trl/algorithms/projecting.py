@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
@@ -71,15 +70,8 @@ class ProjectingAlgorithm(TrustRegionAlgorithm):
         self._schedule("critic_learning_rate")  # which says what is wrong with it
         if not isinstance(self.policy, TRPLPolicy):
             raise ValueError(
-                f"{self.policy_class.__name__} has no distribution that can be projected: use 'MlpPolicy', 'CnnPolicy', "
-                "'MultiInputPolicy' or a subclass of sb3_trl.TRPLPolicy."
-            )
-
-    def _check_action_space(self) -> None:
-        if not isinstance(self.action_space, spaces.Box):
-            raise ValueError(
-                f"{self.name} projects Gaussian policies and needs a Box action space, not {self.action_space}. For "
-                "this one use sb3_trl.FixPO, which bounds the KL divergence of every action distribution."
+                f"{self.policy_class.__name__} has no distribution that can be projected: use 'MlpPolicy', "
+                "'CnnPolicy', 'MultiInputPolicy' or a subclass of sb3_trl.TRPLPolicy."
             )
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

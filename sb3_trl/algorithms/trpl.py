@@ -8,15 +8,17 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trl.algorithms.arguments import check_at_least
+from sb3_trl.algorithms.arguments import check_at_least, check_bounds
 from sb3_trl.algorithms.enforcement import roll_back
 from sb3_trl.algorithms.hard import step_inside
 from sb3_trl.algorithms.losses import Weights, normalize, surrogate_loss, trust_region_loss, value_loss
 from sb3_trl.algorithms.projecting import ProjectingAlgorithm
-from sb3_trl.algorithms.trust_region import TrustRegion, make_projection
+from sb3_trl.algorithms.trust_region import TrustRegion
 from sb3_trl.policies.actor_critic import TRPLPolicy
+from sb3_trl.policies.categorical import DISCRETE
 from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.projections import (
+    Categorical,
     EntropySchedule,
     FrobeniusProjection,
     Gaussian,
@@ -25,6 +27,7 @@ from sb3_trl.projections import (
     TrustRegionLayer,
     WassersteinProjection,
 )
+from sb3_trl.projections.named import make_projection
 from sb3_trl.projections.projection import invalid_scale
 from sb3_trl.rollouts.rollout import Rollout
 from sb3_trl.schedules import BoundSchedule, StateBound, as_bound, bound_at
@@ -33,8 +36,7 @@ from sb3_trl.steps.running_means import RunningMeans
 
 __all__ = ["TRPL"]
 
-#: Where there is no projection that has some of its own.
-_DEFAULT_BOUNDS = (0.03, 1e-3)
+_BOUNDS = (*Gaussian.bound_names, *Categorical.bound_names)
 
 
 class TRPL(ProjectingAlgorithm):
@@ -47,7 +49,7 @@ class TRPL(ProjectingAlgorithm):
     best (``trpl.yml``).
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of ``TRPLPolicy``.
-    :param env: The environment, or its id. Its actions must be a ``Box``.
+    :param env: The environment, or its id; its actions may be of any space that SB3's PPO takes.
     :param learning_rate: The policy's, a number, ``"lin_<x>"`` or a function of the remaining progress.
     :param critic_learning_rate: The value function's, likewise.
     :param n_steps: Steps per environment and update.
@@ -62,6 +64,7 @@ class TRPL(ProjectingAlgorithm):
         of the observations. By default 0.03, or that of the ``Projection`` given.
     :param cov_bound: ε_Σ, likewise; by default 1e-3. Where the standard deviation does not depend on the state
         but the bound does, the smallest bound of the batch counts.
+    :param kl_bound: ε of discrete actions, likewise; by default 0.01. They have neither of the other two.
     :param trust_region_coef: α, the weight of the penalty.
     :param entropy_schedule: ``"exp"`` or ``"linear"``: how the lower bound of the entropy falls from the first
         batch's entropy to the target; ``None`` for no entropy control.
@@ -109,6 +112,7 @@ class TRPL(ProjectingAlgorithm):
         projection: str | Projection | None = "kl",
         mean_bound: float | str | Schedule | StateBound | None = None,
         cov_bound: float | str | Schedule | StateBound | None = None,
+        kl_bound: float | str | Schedule | StateBound | None = None,
         trust_region_coef: float = 8.0,
         entropy_schedule: Literal["exp", "linear"] | None = None,
         target_entropy: float = 0.0,
@@ -162,6 +166,7 @@ class TRPL(ProjectingAlgorithm):
         self.projection = projection
         self.mean_bound = mean_bound
         self.cov_bound = cov_bound
+        self.kl_bound = kl_bound
         self.trust_region_coef = trust_region_coef
         self.entropy_schedule = entropy_schedule
         self.target_entropy = target_entropy
@@ -203,19 +208,19 @@ class TRPL(ProjectingAlgorithm):
         """Return the trust region around the policy that collected the rollout, with the bounds of now."""
         old = self._predictions(rollout)
         progress = self._current_progress_remaining
-        mean_bound, cov_bound = (
+        bounds = [
             th.as_tensor(bound_at(bound, progress, rollout.observations), dtype=th.float64, device=self.device)
             for bound in self._bounds()
-        )
-        if not old.is_contextual:
-            cov_bound = cov_bound.min()
+        ]
+        if isinstance(old, Gaussian) and not old.is_contextual:
+            bounds[-1] = bounds[-1].min()
         beta = self.trust_region_layer.entropy_bound(old, 1 - progress)
         entropy_bound = None if beta is None else th.as_tensor(beta, dtype=th.float64, device=self.device)
-        return TrustRegion(self.trust_region_layer, old, mean_bound, cov_bound, entropy_bound)
+        return TrustRegion(self.trust_region_layer, old, tuple(bounds), entropy_bound)
 
     def _improve_policy(self, rollout: Rollout, region: TrustRegion, stats: RunningMeans) -> None:
         """Maximise the surrogate of the projected policy (line 8)."""
-        method = "gaussian_and_values" if self.policy.shares_parameters else "gaussian"
+        method = "predicted_and_values" if self.policy.shares_parameters else "predicted"
         actor, optimizer = ForwardPass(self.policy, method), self.policy.optimizer
         data = (rollout, region, self._weights())
         self._take_steps("actor", self._policy_loss, actor, optimizer, data, self.n_epochs, stats)
@@ -241,13 +246,13 @@ class TRPL(ProjectingAlgorithm):
         if self.policy.shares_parameters:
             scalars["value_loss"] = value_loss(values.flatten(), batch.returns)
             loss = loss + weights.value * scalars["value_loss"]
-        if not new.is_diagonal:
+        if isinstance(new, Gaussian) and not new.is_diagonal:
             scalars["projection_fallbacks"] = invalid_scale(new).sum()
         return loss, scalars
 
-    def _adopt_projected_scale(self, prediction: Gaussian, region: TrustRegion) -> None:
+    def _adopt_projected_scale(self, prediction: Any, region: TrustRegion) -> None:
         """Set a non-contextual standard deviation to its projected value, exactly."""
-        if prediction.is_contextual:
+        if not isinstance(prediction, Gaussian) or prediction.is_contextual:
             return
         projected = region.project(prediction)
         scale = projected.scale
@@ -262,10 +267,10 @@ class TRPL(ProjectingAlgorithm):
         if self.n_regression_epochs == 0 or region.projection is None:
             return
         data = (rollout.observations, region.project(self._predictions(rollout)))
-        actor, optimizer = ForwardPass(self.policy, "gaussian"), self.policy.optimizer
+        actor, optimizer = ForwardPass(self.policy, "predicted"), self.policy.optimizer
         self._take_steps("regression", self._regression_loss, actor, optimizer, data, self.n_regression_epochs, stats)
 
-    def _regression_loss(self, forward: Any, observations: Any, target: Gaussian) -> Loss:
+    def _regression_loss(self, forward: Any, observations: Any, target: Any) -> Loss:
         """Return the distance to the frozen projection."""
         loss = trust_region_loss(forward(observations), target, self.trust_region_layer.projection)
         return loss, {"regression_loss": loss}
@@ -290,18 +295,17 @@ class TRPL(ProjectingAlgorithm):
 
     # --- plumbing ---
 
-    def _log_update(self, rollout: Rollout, region: TrustRegion, prediction: Gaussian, stats: RunningMeans) -> None:
+    def _log_update(self, rollout: Rollout, region: TrustRegion, prediction: Any, stats: RunningMeans) -> None:
         means = stats.read()
         if "projection_fallbacks" in means:
             means["projection_fallbacks"] *= self.n_epochs * -(-len(rollout.returns) // self.batch_size)
         self._log("train", means)
         self._log_explained_variance(rollout)
         acting = self._predictions(rollout)
-        self._log("trust_region", region.measure(acting))
         projected_fraction = 1 - region.is_inside(prediction).double().mean().item()
-        self._log("trust_region", {"projected_fraction": projected_fraction})
-        std = acting.covariance.diagonal(dim1=-2, dim2=-1).sqrt().mean().item()
-        self._log("train", {"std": std})
+        self._log("trust_region", region.measure(acting) | {"projected_fraction": projected_fraction})
+        if isinstance(acting, Gaussian):
+            self._log("train", {"std": acting.covariance.diagonal(dim1=-2, dim2=-1).sqrt().mean().item()})
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _setup_model(self) -> None:
@@ -312,21 +316,20 @@ class TRPL(ProjectingAlgorithm):
         if self.entropy_schedule is not None:
             entropy_schedule = EntropySchedule(self.entropy_schedule, self.target_entropy, self.temperature)
         super()._setup_model()
-        self.trust_region_layer = TrustRegionLayer(
-            projection, entropy_schedule, self.entropy_equality, self.entropy_first
-        ).to(self.device)
+        layer = TrustRegionLayer(projection, entropy_schedule, self.entropy_equality, self.entropy_first)
+        self.trust_region_layer = layer.to(self.device)
         self._bounds()  # which says what is wrong with them
 
-    def _bounds(self) -> tuple[BoundSchedule, BoundSchedule]:
-        """Return what bounds mean and covariance: the arguments, or the projection's own."""
-        projection = self.trust_region_layer.projection
-        own = _DEFAULT_BOUNDS if projection is None else (projection.mean_bound, projection.cov_bound)
-        return self._schedule("mean_bound", own[0], as_bound), self._schedule("cov_bound", own[1], as_bound)
+    def _bounds(self) -> list[BoundSchedule]:
+        """Return the bounds of a policy of this kind: the arguments, or the projection's own."""
+        own = KLProjection() if self.trust_region_layer.projection is None else self.trust_region_layer.projection
+        return [self._schedule(name, getattr(own, name), as_bound) for name in self.policy.action_dist.bound_names]
 
     def _check_arguments(self) -> None:
-        self._check_action_space()
+        kind = Categorical if isinstance(self.action_space, DISCRETE) else Gaussian
+        check_bounds(self, _BOUNDS, kind.bound_names)
         check_at_least(self, {"trust_region_coef": 0, "n_critic_epochs": 0, "n_regression_epochs": 0})
-        for argument in ("hard", "mean_bound", "cov_bound", "n_regression_epochs"):
+        for argument in ("hard", *_BOUNDS, "n_regression_epochs"):
             if self.projection is None and getattr(self, argument):
                 raise ValueError(f"{argument}={getattr(self, argument)} needs a trust region: choose a projection.")
         for argument in ("entropy_equality", "entropy_first"):
@@ -344,5 +347,5 @@ class TRPL(ProjectingAlgorithm):
     def _can_compile(self) -> bool:
         # Full covariances and the joint projection rest on eigensolvers, which compilation does not speed up.
         closed = (KLProjection, WassersteinProjection, FrobeniusProjection, type(None))
-        diagonal = self.policy.action_dist.covariance == "diag"
+        diagonal = getattr(self.policy.action_dist, "covariance", "diag") == "diag"
         return diagonal and type(self.trust_region_layer.projection) in closed

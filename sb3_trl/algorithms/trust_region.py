@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial, singledispatch
 from typing import Any
@@ -12,26 +12,13 @@ import torch as th
 from sb3_trl.projections import (
     Categorical,
     Distribution,
-    FrobeniusProjection,
     Gaussian,
-    JointKLProjection,
-    KLProjection,
     Projection,
     TrustRegionLayer,
-    WassersteinProjection,
 )
 from sb3_trl.table import Shared, Table, joined, table
 
-__all__ = ["PROJECTIONS", "TrustRegion", "concatenate", "make_projection"]
-
-#: Projections by name.
-PROJECTIONS: dict[str, Callable[[], Projection]] = {
-    "kl": KLProjection,
-    "w2": WassersteinProjection,
-    "w2_commuting": partial(WassersteinProjection, commuting=True),
-    "frobenius": FrobeniusProjection,
-    "joint_kl": JointKLProjection,
-}
+__all__ = ["TrustRegion", "concatenate"]
 
 
 @dataclass(frozen=True)
@@ -145,16 +132,3 @@ def _(first: Gaussian, others: Sequence[Gaussian]) -> Gaussian:
 @concatenate.register
 def _(first: Categorical, others: Sequence[Categorical]) -> Categorical:
     return Categorical(th.cat([c.log_probs for c in (first, *others)])) if others else first
-
-
-def make_projection(projection: str | Projection | None) -> Projection | None:
-    """Return a projection by its name; a ``Projection`` or ``None`` as it is.
-
-    :raises ValueError: for an unknown name.
-    """
-    if projection is None or isinstance(projection, Projection):
-        return projection
-    if projection not in PROJECTIONS:
-        names = ", ".join(map(repr, PROJECTIONS))
-        raise ValueError(f"projection={projection!r} is unknown: choose one of {names}, None, or pass a Projection.")
-    return PROJECTIONS[projection]()

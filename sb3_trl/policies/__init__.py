@@ -9,12 +9,14 @@ from sb3_trl.policies.actor_critic import (
     TRPLMultiInputPolicy,
     TRPLPolicy,
 )
+from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 
 __all__ = [
     "CnnPolicy",
     "MlpPolicy",
     "MultiInputPolicy",
+    "ProjectedCategoricalDistribution",
     "ProjectedGaussianDistribution",
     "SingleOptimizerPolicy",
     "TRPLCnnPolicy",

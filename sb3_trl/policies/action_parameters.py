@@ -18,44 +18,27 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from sb3_trl.penalty import bernoulli_kl, categorical_kl
 from sb3_trl.policies.actor_critic import TRPLPolicy
+from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+from sb3_trl.policies.families import BERNOULLI, CATEGORICAL, DIAGONAL, FULL, Family, Parameters, family_of_gsde
 from sb3_trl.policies.forward import actor_latent, latents
 from sb3_trl.policies.parameters import parameters_behind
-from sb3_trl.projections import Gaussian
-from sb3_trl.projections.gaussian import kl as gaussian_kl
+from sb3_trl.projections import Categorical, Gaussian
 from sb3_trl.table import Table, table
 
 __all__ = [
     "ActionParameters",
     "Actions",
     "ActionsAndValues",
-    "Family",
     "action_parameters",
     "actor_parameters",
     "join",
 ]
 
-Parameters: TypeAlias = tuple[Tensor, ...]
 #: Maps a policy and its actor's last hidden layer to the action parameters.
 Head: TypeAlias = Callable[[ActorCriticPolicy, Tensor], "ActionParameters"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """What can be computed from the parameters of one kind of action distribution.
-
-    :param kl: Maps the parameters of p and of q to KL(p ‖ q) in nats, ``(n,)``.
-    :param log_prob: Maps parameters and actions to log-densities or log-probabilities, ``(n,)``.
-    :param entropy: Maps parameters to entropies in nats, ``(n,)``; ``None`` where there is no closed form.
-    """
-
-    kl: Callable[[Parameters, Parameters], Tensor]
-    log_prob: Callable[[Parameters, Tensor], Tensor]
-    entropy: Callable[[Parameters], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -177,12 +160,17 @@ def _(distribution: DiagGaussianDistribution) -> ActionParameters:
 @action_parameters.register
 def _(distribution: StateDependentNoiseDistribution) -> ActionParameters:
     normal = distribution.distribution
-    return ActionParameters((normal.mean, normal.stddev), _family_of_gsde(distribution))
+    return ActionParameters((normal.mean, normal.stddev), family_of_gsde(distribution))
 
 
 @action_parameters.register
 def _(distribution: ProjectedGaussianDistribution) -> ActionParameters:
     return _of_gaussian(distribution.gaussian)
+
+
+@action_parameters.register
+def _(distribution: ProjectedCategoricalDistribution) -> ActionParameters:
+    return _of_categorical(distribution.categorical)
 
 
 @action_parameters.register
@@ -215,9 +203,14 @@ def head(distribution: Distribution) -> Head:
 @head.register
 def _(distribution: ProjectedGaussianDistribution) -> Head:
     def gaussian(policy: Any, latent: Tensor) -> ActionParameters:
-        return _of_gaussian(distribution.make_gaussian(policy.action_net(latent), policy.scale_net(latent)))
+        return _of_gaussian(distribution.from_outputs(policy.action_net(latent), policy.scale_net(latent)))
 
     return gaussian
+
+
+@head.register
+def _(distribution: ProjectedCategoricalDistribution) -> Head:
+    return lambda policy, latent: _of_categorical(distribution.from_outputs(policy.action_net(latent)))
 
 
 @head.register
@@ -231,7 +224,7 @@ def _(distribution: DiagGaussianDistribution) -> Head:
 
 @head.register
 def _(distribution: StateDependentNoiseDistribution) -> Head:
-    family = _family_of_gsde(distribution)
+    family = family_of_gsde(distribution)
 
     def gaussian(policy: ActorCriticPolicy, latent: Tensor) -> ActionParameters:
         features = latent if distribution.learn_features else latent.detach()
@@ -262,76 +255,11 @@ def _(distribution: BernoulliDistribution) -> Head:
     return lambda policy, latent: ActionParameters((policy.action_net(latent),), BERNOULLI)
 
 
-# --- families ---
-
-
 def _of_gaussian(gaussian: Gaussian) -> ActionParameters:
     event = gaussian.scale.shape[-1:] if gaussian.is_diagonal else gaussian.scale.shape[-2:]
     scale = gaussian.scale.expand(*gaussian.mean.shape[:-1], *event)
     return ActionParameters((gaussian.mean, scale), DIAGONAL if gaussian.is_diagonal else FULL)
 
 
-def _family_of_gsde(distribution: StateDependentNoiseDistribution) -> Family:
-    bijector = distribution.bijector
-    if bijector is None:
-        return DIAGONAL
-
-    def log_prob(parameters: Parameters, actions: Tensor) -> Tensor:
-        gaussian_actions = bijector.inverse(actions)
-        return _diagonal(parameters).log_prob(gaussian_actions) - bijector.log_prob_correction(gaussian_actions).sum(-1)
-
-    # A squashing of the actions (tanh) is a bijection and leaves the divergence as it is.
-    return Family(_diagonal_kl, log_prob, lambda parameters: None)
-
-
-def _diagonal(parameters: Parameters) -> Gaussian:
-    return Gaussian(parameters[0], std=parameters[1])
-
-
-def _full(parameters: Parameters) -> Gaussian:
-    return Gaussian(parameters[0], scale_tril=parameters[1])
-
-
-def _diagonal_kl(p: Parameters, q: Parameters) -> Tensor:
-    mean, cov = gaussian_kl(_diagonal(p), _diagonal(q))
-    return mean + cov
-
-
-def _full_kl(p: Parameters, q: Parameters) -> Tensor:
-    mean, cov = gaussian_kl(_full(p), _full(q))
-    return mean + cov
-
-
-def _categorical_kl(p: Parameters, q: Parameters) -> Tensor:
-    return th.stack([categorical_kl(a, b) for a, b in zip(p, q, strict=True)]).sum(0)
-
-
-def _categorical_log_prob(factors: Parameters, actions: Tensor) -> Tensor:
-    columns = actions.long().reshape(len(actions), len(factors)).unsqueeze(-1).unbind(1)
-    return th.cat([logits.gather(-1, a) for logits, a in zip(factors, columns, strict=True)], -1).sum(-1)
-
-
-def _categorical_entropy(factors: Parameters) -> Tensor:
-    # As torch: the most negative finite number stands for the −∞ of an impossible action.
-    finite = (logits.clamp(min=th.finfo(logits.dtype).min) for logits in factors)
-    return th.stack([-(logits.exp() * logits).sum(-1) for logits in finite]).sum(0)
-
-
-def _bernoulli_kl(p: Parameters, q: Parameters) -> Tensor:
-    return bernoulli_kl(p[0], q[0])
-
-
-def _bernoulli_log_prob(parameters: Parameters, actions: Tensor) -> Tensor:
-    (logits,) = parameters
-    return -F.binary_cross_entropy_with_logits(logits, actions.to(logits.dtype), reduction="none").sum(-1)
-
-
-def _bernoulli_entropy(parameters: Parameters) -> Tensor:
-    (logits,) = parameters
-    return F.binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none").sum(-1)
-
-
-DIAGONAL = Family(_diagonal_kl, lambda p, a: _diagonal(p).log_prob(a), lambda p: _diagonal(p).entropy())
-FULL = Family(_full_kl, lambda p, a: _full(p).log_prob(a), lambda p: _full(p).entropy())
-CATEGORICAL = Family(_categorical_kl, _categorical_log_prob, _categorical_entropy)
-BERNOULLI = Family(_bernoulli_kl, _bernoulli_log_prob, _bernoulli_entropy)
+def _of_categorical(categorical: Categorical) -> ActionParameters:
+    return ActionParameters(categorical.log_probs.unbind(-2), CATEGORICAL)

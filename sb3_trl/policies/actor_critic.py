@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch as th
@@ -21,6 +22,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_trl.moved import old_modules
+from sb3_trl.policies.categorical import DISCRETE, ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies.forward import actor_latent, features_of, latents
 from sb3_trl.policies.parameters import parameters_behind
@@ -37,14 +39,19 @@ __all__ = [
 ]
 
 
+ProjectedDistribution: TypeAlias = ProjectedGaussianDistribution | ProjectedCategoricalDistribution
+
+
 class TRPLPolicy(ActorCriticPolicy):
-    """SB3's actor-critic policy with a ``ProjectedGaussianDistribution`` and separate actor and critic.
+    """SB3's actor-critic policy with a distribution that can be projected and separate actor and critic.
+
+    In a ``Box`` it is a ``ProjectedGaussianDistribution``, in discrete spaces a ``ProjectedCategoricalDistribution``.
 
     The critic has an optimiser of its own, unless the two networks share parameters
     (``share_features_extractor=True`` with an extractor that has any).
 
     :param observation_space: Observation space.
-    :param action_space: Action space, a ``Box``.
+    :param action_space: Action space: ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
     :param lr_schedule: The actor's learning rate.
     :param covariance: ``"diag"`` or ``"full"``.
     :param contextual_std: Whether the covariance depends on the state.
@@ -63,7 +70,7 @@ class TRPLPolicy(ActorCriticPolicy):
     :param optimizer_kwargs: As in SB3; for Adam by default ``eps=1e-5`` and the fused implementation.
     """
 
-    action_dist: ProjectedGaussianDistribution
+    action_dist: ProjectedDistribution
     critic_optimizer: th.optim.Optimizer | None
 
     def __init__(
@@ -88,14 +95,13 @@ class TRPLPolicy(ActorCriticPolicy):
     ) -> None:
         if use_sde:
             raise ValueError("Trust region layers project Gaussians in the action: use_sde is not available.")
-        if not isinstance(action_space, spaces.Box):
-            raise ValueError(f"{type(self).__name__} is Gaussian and needs a Box action space, not {action_space}.")
         self._gaussian_kwargs: dict[str, Any] = {
             "covariance": covariance,
             "contextual_std": contextual_std,
             "init_std": init_std,
             "min_std": min_std,
         }
+        self._check_action_space(action_space)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = {"eps": 1e-5, "fused": True}
         super().__init__(
@@ -113,16 +119,33 @@ class TRPLPolicy(ActorCriticPolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
 
+    def _check_action_space(self, action_space: spaces.Space) -> None:
+        if isinstance(action_space, spaces.Box):
+            return
+        if not isinstance(action_space, DISCRETE):
+            raise ValueError(
+                f"{type(self).__name__} takes actions of Box, Discrete, MultiDiscrete and MultiBinary spaces, not of "
+                f"{action_space}."
+            )
+        defaults = inspect.signature(TRPLPolicy.__init__).parameters
+        for name, value in self._gaussian_kwargs.items():
+            if value != defaults[name].default:
+                raise ValueError(f"{name}={value!r} is for Gaussians, but actions of {action_space} are categorical.")
+
     def gaussian(self, observations: Any) -> Gaussian:
-        """Return the predicted Gaussian π_θ(·|s) at a batch of observations."""
-        return self._get_action_dist_from_latent(actor_latent(self, observations)).gaussian
+        """Return the predicted Gaussian π_θ(·|s) at a batch of observations, of actions in a ``Box``."""
+        return self.predicted(observations)
 
-    def gaussian_and_values(self, observations: Any) -> tuple[Gaussian, th.Tensor]:
-        """Return the predicted Gaussian and the values ``(batch, 1)``, with one pass through shared layers."""
+    def predicted(self, observations: Any) -> Any:
+        """Return the predicted π_θ(·|s) at a batch of observations: a ``Gaussian``, or a ``Categorical``."""
+        return self._get_action_dist_from_latent(actor_latent(self, observations)).predicted
+
+    def predicted_and_values(self, observations: Any) -> tuple[Any, th.Tensor]:
+        """Return what ``predicted`` does and the values ``(batch, 1)``, with one pass through shared layers."""
         latent_pi, latent_vf = latents(self, observations)
-        return self._get_action_dist_from_latent(latent_pi).gaussian, self.value_net(latent_vf)
+        return self._get_action_dist_from_latent(latent_pi).predicted, self.value_net(latent_vf)
 
-    def get_distribution(self, obs: Any) -> ProjectedGaussianDistribution:
+    def get_distribution(self, obs: Any) -> ProjectedDistribution:
         """Return the policy's distribution at a batch of observations."""
         return self._get_action_dist_from_latent(actor_latent(self, obs))
 
@@ -138,8 +161,8 @@ class TRPLPolicy(ActorCriticPolicy):
         """Return the parameters that the policy depends on, frozen ones among them."""
 
         def outputs(observation: Any) -> th.Tensor:
-            gaussian = self.gaussian(observation)
-            return gaussian.mean.sum() + gaussian.scale.sum()
+            latent = actor_latent(self, observation)
+            return th.stack([head(latent).sum().float() for head in self.heads()]).sum()
 
         return parameters_behind(self, outputs, self.pi_features_extractor)
 
@@ -159,9 +182,14 @@ class TRPLPolicy(ActorCriticPolicy):
         return self.critic_optimizer is None
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.action_dist = ProjectedGaussianDistribution(get_action_dim(self.action_space), **self._gaussian_kwargs)
         self._build_mlp_extractor()
-        self.action_net, self.scale_net = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)
+        latent_dim = self.mlp_extractor.latent_dim_pi
+        if isinstance(self.action_space, spaces.Box):
+            gaussian = ProjectedGaussianDistribution(get_action_dim(self.action_space), **self._gaussian_kwargs)
+            self.action_dist, (self.action_net, self.scale_net) = gaussian, gaussian.proba_distribution_net(latent_dim)
+        else:
+            categorical = ProjectedCategoricalDistribution(self.action_space)
+            self.action_dist, self.action_net = categorical, categorical.proba_distribution_net(latent_dim)
         self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
         if self.ortho_init:
             self._initialise_orthogonally()
@@ -170,9 +198,8 @@ class TRPLPolicy(ActorCriticPolicy):
     def _initialise_orthogonally(self) -> None:
         gains = {
             self.mlp_extractor: np.sqrt(2),
-            self.action_net: 0.01,
-            self.scale_net: 0.01,
             self.value_net: 1.0,
+            **dict.fromkeys(self.heads(), 0.01),
         }
         gains[self.pi_features_extractor] = gains[self.vf_features_extractor] = np.sqrt(2)
         for module, gain in gains.items():
@@ -191,9 +218,13 @@ class TRPLPolicy(ActorCriticPolicy):
         kwargs: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
         return self.optimizer_class(parameters, **kwargs)
 
-    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> ProjectedGaussianDistribution:
-        distribution = copy.copy(self.action_dist)
-        return distribution.proba_distribution(self.action_net(latent_pi), self.scale_net(latent_pi))
+    def heads(self) -> list[nn.Module]:
+        """The layers whose outputs are the distribution's parameters."""
+        return [self.action_net, self.scale_net] if isinstance(self.action_space, spaces.Box) else [self.action_net]
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> ProjectedDistribution:
+        distribution: Any = copy.copy(self.action_dist)
+        return distribution.proba_distribution(*(head(latent_pi) for head in self.heads()))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

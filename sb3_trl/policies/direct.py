@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trl.policies.forward import ForwardPass
-from sb3_trl.projections import Gaussian
 
 __all__ = ["direct"]
 
@@ -30,22 +29,22 @@ def direct(module: nn.Module) -> Callable[..., Any]:
         return lambda x: reduce(lambda x, function: function(x), functions, x)
     if type(module) is ForwardPass:
         policy: Any = module.policy
-        make = {"gaussian": _gaussian, "predict_values": _values}.get(module.method)
+        make = {"predicted": _predicted, "predict_values": _values}.get(module.method)
         is_own = type(policy) in (MlpPolicy, CnnPolicy, MultiInputPolicy)
         return make(policy) if is_own and make is not None else module
     return module.forward
 
 
-def _gaussian(policy: MlpPolicy) -> Callable[[Any], Gaussian]:
-    """What ``policy.gaussian`` does."""
+def _predicted(policy: MlpPolicy) -> Callable[[Any], Any]:
+    """What ``policy.predicted`` does."""
     features, layers = _features(policy, policy.pi_features_extractor), direct(policy.mlp_extractor.policy_net)
-    mean, scale, distribution = direct(policy.action_net), direct(policy.scale_net), policy.action_dist
+    heads, distribution = [direct(head) for head in policy.heads()], policy.action_dist
 
-    def gaussian(observations: Any) -> Gaussian:
+    def predicted(observations: Any) -> Any:
         latent = layers(features(observations))
-        return distribution.make_gaussian(mean(latent), scale(latent))
+        return distribution.from_outputs(*(head(latent) for head in heads))
 
-    return gaussian
+    return predicted
 
 
 def _values(policy: MlpPolicy) -> Callable[[Any], Tensor]:

@@ -100,6 +100,7 @@ class ProjectedGaussianDistribution(Distribution):
     """
 
     gaussian: Gaussian
+    bound_names = Gaussian.bound_names
 
     def __init__(
         self,
@@ -119,6 +120,11 @@ class ProjectedGaussianDistribution(Distribution):
         self.contextual_std = contextual_std
         self.init_std = init_std
         self.min_std = min_std
+
+    @property
+    def predicted(self) -> Gaussian:
+        """The distribution as projections know it."""
+        return self.gaussian
 
     @property
     def distribution(self) -> TorchDistribution:  # type: ignore[override]
@@ -149,9 +155,9 @@ class ProjectedGaussianDistribution(Distribution):
         :param mean_actions: ``(batch, d)``.
         :param scale: Standard deviations or Cholesky factors, as ``covariance`` says.
         """
-        return self.with_gaussian(self.make_gaussian(mean_actions, scale))
+        return self.with_gaussian(self.from_outputs(mean_actions, scale))
 
-    def make_gaussian(self, mean_actions: th.Tensor, scale: th.Tensor) -> Gaussian:
+    def from_outputs(self, mean_actions: th.Tensor, scale: th.Tensor) -> Gaussian:
         """Return the Gaussian with these parameters, as in ``proba_distribution``."""
         full = self.covariance == "full"
         return Gaussian(mean_actions, scale_tril=scale) if full else Gaussian(mean_actions, std=scale)

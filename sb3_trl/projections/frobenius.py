@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.distribution import Bound
 from sb3_trl.projections.gaussian import Gaussian, frobenius_covariance
-from sb3_trl.projections.projection import Bound, Projection, project_active_rows
+from sb3_trl.projections.projection import Projection, project_active_rows
 from sb3_trl.projections.radial import column, length, radial_weight
 
 __all__ = ["FrobeniusProjection"]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from sb3_trl.projections.derivatives import constant
+from sb3_trl.projections.distribution import Bound
 from sb3_trl.projections.gaussian import Gaussian, kl, kl_covariance, mahalanobis
 from sb3_trl.projections.kl import inverse_cholesky, precision_difference
 from sb3_trl.projections.matrices import matvec, relative_size
-from sb3_trl.projections.projection import Bound, Projection, with_valid_scale
+from sb3_trl.projections.projection import Projection, with_valid_scale
 from sb3_trl.projections.root import find_root, implicit_gradient, pole_limit, reachable_bound
 from sb3_trl.projections.tracing import can_branch
 

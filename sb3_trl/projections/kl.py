@@ -9,9 +9,10 @@ from torch import Tensor
 
 from sb3_trl.projections.categorical import Categorical, categorical_kl
 from sb3_trl.projections.derivatives import Derivative, with_derivative
+from sb3_trl.projections.distribution import Bound
 from sb3_trl.projections.gaussian import Gaussian, kl_covariance, kl_of_difference, mahalanobis
 from sb3_trl.projections.matrices import identity_like, inverse_tril
-from sb3_trl.projections.projection import Bound, Projection, project_active_rows, whitened_step
+from sb3_trl.projections.projection import Projection, project_active_rows, whitened_step
 from sb3_trl.projections.root import kl_at, kl_root, reachable_bound
 from sb3_trl.projections.tilting import tilt
 from sb3_trl.projections.tracing import can_branch

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sb3_trl.projections.distribution import Bound
 from sb3_trl.projections.gaussian import Gaussian, wasserstein_covariance
 from sb3_trl.projections.matrices import identity_like
-from sb3_trl.projections.projection import Bound, Projection, project_active_rows, whitened_step
+from sb3_trl.projections.projection import Projection, project_active_rows, whitened_step
 from sb3_trl.projections.radial import radial_projection, radial_weight
 from sb3_trl.projections.spectral import spd_sqrt, sqrt_difference
 

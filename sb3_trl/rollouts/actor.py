@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from sb3_trl.policies.actor_critic import MlpPolicy
+from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 from sb3_trl.projections import Gaussian
 
@@ -156,6 +157,11 @@ def _(distribution: Any, shape: tuple[int, int]) -> Tensor:
 
 
 @draw.register
+def _(distribution: ProjectedCategoricalDistribution, shape: tuple[int, int]) -> Tensor:
+    return draw(distribution.twin, shape)
+
+
+@draw.register
 def _(distribution: CategoricalDistribution, shape: tuple[int, int]) -> Tensor:
     return _gumbel(*shape, distribution.action_dim)
 
@@ -188,19 +194,24 @@ def sampler(distribution: Distribution, policy: ActorCriticPolicy, noise: Tensor
 def _(distribution: ProjectedGaussianDistribution, policy: MlpPolicy, noise: Tensor) -> Sampler:
     head, scale_net = policy.action_net, policy.scale_net
     if scale_net.linear is None:
-        return distribution.make_gaussian(noise[0], scale_net(noise)).unwhiten(noise), head, th.add
+        return distribution.from_outputs(noise[0], scale_net(noise)).unwhiten(noise), head, th.add
 
     def act(gaussian: Gaussian, noise: Tensor) -> Tensor:
         return gaussian.mean + gaussian.unwhiten(noise)
 
     if type(head) is not nn.Linear or any(map(has_hooks, (head, scale_net, scale_net.linear))):
-        return noise, lambda latent: distribution.make_gaussian(head(latent), scale_net(latent)), act
+        return noise, lambda latent: distribution.from_outputs(head(latent), scale_net(latent)), act
 
     def combine(parameters: Tensor, noise: Tensor) -> Tensor:
         mean, raw = parameters.split((head.out_features, parameters.shape[-1] - head.out_features), -1)
-        return act(distribution.make_gaussian(mean, scale_net.scale(raw)), noise)
+        return act(distribution.from_outputs(mean, scale_net.scale(raw)), noise)
 
     return noise, _side_by_side(head, scale_net.linear), combine
+
+
+@sampler.register
+def _(distribution: ProjectedCategoricalDistribution, policy: MlpPolicy, noise: Tensor) -> Sampler:
+    return sampler(distribution.twin, policy, noise)
 
 
 @sampler.register

@@ -16,6 +16,7 @@ from stable_baselines3.common.distributions import (
 )
 from torch import Tensor, nn
 
+from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 from sb3_trl.rollouts.actor import ACTIVATIONS, IN_PLACE, LeanActor, has_hooks
 from sb3_trl.seeds.lockstep import FEWEST_TOGETHER, filled
@@ -26,7 +27,13 @@ __all__ = ["JointActor"]
 Layer = Callable[[Tensor], Tensor]
 
 #: Distributions whose actions are made of noise by sums and comparisons, which round the same anywhere.
-_SIMPLE = (DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
+_SIMPLE = (
+    DiagGaussianDistribution,
+    CategoricalDistribution,
+    MultiCategoricalDistribution,
+    BernoulliDistribution,
+    ProjectedCategoricalDistribution,
+)
 #: Numbers in the widest step of a vector loop, or in several. Torch computes what is left at the end of a loop in
 #: another way than the rest, which differs in the last digit.
 _STRIDE = 64

@@ -176,10 +176,10 @@ def test_hidden_layers_are_those_of_an_epoch():
     rollout = model._rollout()
     _assign(model._last_layer(), old_layer)
     _assign(model._hidden_layers(), history[0])
-    old = model._gaussians(rollout)
+    old = model._predictions(rollout)
     for back in range(undone):
         _assign(model._hidden_layers(), history[-1 - back])
-        assert kl(model._gaussians(rollout), old)[0].mean() > model._bound_of_means(model._gaussians(rollout), old)
+        assert kl(model._predictions(rollout), old)[0].mean() > model._bound_of_means(model._predictions(rollout), old)
 
 
 def test_the_learning_rate_falls_when_no_new_hidden_layers_will_do():

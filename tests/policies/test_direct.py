@@ -27,13 +27,13 @@ CASES = [
 def test_outputs_and_gradients_are_those_of_the_network(observation, policy, kwargs):
     model = make_model(observation, policy, **kwargs)
     observations = model.policy.obs_to_tensor(model.env.reset())[0]
-    for method, optimizer in (("gaussian", model.policy.optimizer), ("predict_values", model.policy.critic_optimizer)):
+    for method, optimizer in (("predicted", model.policy.optimizer), ("predict_values", model.policy.critic_optimizer)):
         forward = ForwardPass(model.policy, method)
         assert direct(forward) is not forward
         results = []
         for function in (forward, direct(forward)):
             out = function(observations)
-            outputs = (out.mean, out.scale) if method == "gaussian" else (out,)
+            outputs = (out.mean, out.scale) if method == "predicted" else (out,)
             total = sum(output.sum() for output in outputs)
             results.append([*outputs, *th.autograd.grad(total, optimizer.param_groups[0]["params"])])
         assert all(th.equal(x, y) for x, y in zip(*results, strict=True))
@@ -42,7 +42,7 @@ def test_outputs_and_gradients_are_those_of_the_network(observation, policy, kwa
 def test_hooks_are_called():
     model, calls = make_model("box", "MlpPolicy"), []
     model.policy.mlp_extractor.policy_net[1].register_forward_hook(lambda *_: calls.append(1))
-    direct(ForwardPass(model.policy, "gaussian"))(th.zeros(1, *model.observation_space.shape))
+    direct(ForwardPass(model.policy, "predicted"))(th.zeros(1, *model.observation_space.shape))
     assert calls == [1]
 
 
@@ -57,5 +57,5 @@ def test_classes_of_others_are_called_as_they_are():
     model = make_model("box", "MlpPolicy")
     own = type("Own", (type(model.policy),), {})
     model.policy.__class__ = own
-    forward = ForwardPass(model.policy, "gaussian")
+    forward = ForwardPass(model.policy, "predicted")
     assert direct(forward)(x := th.zeros(1, *model.observation_space.shape)).mean.equal(forward(x).mean)

@@ -13,7 +13,7 @@ from support import ALGORITHMS, FixPO, LeanPPO, LinearExtractor, collect, parame
 from torch import nn
 
 from sb3_trl import LeanTRPO, TRPLPolicy
-from sb3_trl.algorithms.projecting import GaussianAlgorithm
+from sb3_trl.algorithms.projecting import ProjectingAlgorithm
 from sb3_trl.policies.action_parameters import ActionsAndValues
 from sb3_trl.policies.actor_critic import SingleOptimizerPolicy
 
@@ -186,7 +186,7 @@ def test_what_a_policy_overrides_is_called(cls, method):
             return getattr(super(policy, self), method)(*args, **kwargs)
 
         policy = type("OwnPolicy", (own_policy(cls, Nothing),), {method: overridden})
-        if not issubclass(algorithm, GaussianAlgorithm) and issubclass(policy, TRPLPolicy):
+        if not issubclass(algorithm, ProjectingAlgorithm) and issubclass(policy, TRPLPolicy):
             policy = type("OwnPolicy", (SingleOptimizerPolicy,), {method: overridden})
         return small(algorithm, vec_env(2), policy)
 
@@ -223,8 +223,8 @@ def test_the_policy_that_is_updated_is_the_one_that_acted(cls):
         model.policy.action_net.weight.normal_()
     rollout = collect(model, 16)
     with th.no_grad():
-        if isinstance(model, GaussianAlgorithm):
-            old, values = model._gaussians(rollout), model.policy.predict_values(rollout.observations)
+        if isinstance(model, ProjectingAlgorithm):
+            old, values = model._predictions(rollout), model.policy.predict_values(rollout.observations)
         elif isinstance(model, FixPO):
             old, values = (
                 model._action_parameters(rollout.observations),

@@ -34,7 +34,7 @@ def random_data(model: TRPL, n: int) -> tuple[Rollout, TrustRegion, Weights]:
 
 
 def steps_of(model: TRPL, compiled: bool, policy) -> EagerStep:
-    forward = ForwardPass(policy, "gaussian")
+    forward = ForwardPass(policy, "predicted")
     if compiled:
         return CompiledStep(forward, model._policy_loss, policy.optimizer, model.max_grad_norm, model.batch_size)
     return EagerStep(forward, model._policy_loss, policy.optimizer, model.max_grad_norm)
