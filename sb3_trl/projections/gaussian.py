@@ -196,7 +196,7 @@ class Gaussian(Distribution):
 
     # --- what a projection asks ---
 
-    def check(self, projection: Projection, old: Distribution) -> None:
+    def check(self, old: Distribution) -> None:
         """Raise a ``ValueError`` unless both are Gaussians of one kind and dimension."""
         if not isinstance(old, Gaussian):
             raise ValueError(f"new is a Gaussian and old a {type(old).__name__}: they must be of one kind.")

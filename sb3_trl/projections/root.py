@@ -137,7 +137,9 @@ def _search(
             rest = n_steps - step - 1
             found = _search(rows(index), bound, limit, few[0], (few[1], few[2]), rest, lambda i: rows(index[i]))
             return t.index_put((index,), found)
-    return torch.where(function(t)[0] <= bound * (1 + 1e-9), t, lower)
+    value, slope, *power = function(t)
+    better, moving = _step(t, bound, limit, value, slope, *power)
+    return torch.where(moving, torch.where(value <= bound, t, lower), better)
 
 
 def _step(
@@ -147,14 +149,15 @@ def _step(
 
     :param power: c, where the solution of f(t) + ∫ s·f′ d log s = ε with s·f′ ∝ sᶜ is taken; f/(t·f′) is Newton's.
     """
-    ratio = bound / value
+    far = bound / value
+    # fmin: 0/0, where the function is zero all the way, means the limit.
     if power is None:
-        better, near = t * ratio.pow(value / slope), _NEAR
+        better, near = torch.fmin(t * far.pow(value / slope), limit), _NEAR
     else:
         better, near = t * torch.exp(torch.log1p(power * (bound - value) / slope) / power), _NEAR_THIRD
-    # fmin: 0/0, where the function is zero all the way, means the limit, and so does a step that leads nowhere.
-    better = torch.fmin(better, limit)
-    return better, ((ratio - 1).abs() > near) & (better != t)
+        # NaN, where there is no such power, says no more than on which side the root is.
+        better = torch.where(value > bound, better, torch.fmin(better, limit))
+    return better, ((far - 1).abs() > near) & (better != t)
 
 
 def implicit_gradient(t: Tensor, value: Tensor, slope: Tensor) -> Tensor:

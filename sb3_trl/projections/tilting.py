@@ -107,7 +107,7 @@ class _Path(NamedTuple):
         q = self.log_old.exp() if self.old is None else self.old
         d = self.step - (q * self.step).sum(-1, keepdim=True)
         moment = q * d * d
-        variance = moment.sum((-2, -1)).clamp(min=torch.finfo(q.dtype).tiny)
+        variance = moment.sum((-2, -1)).clamp(min=1e-100)
         straight = (2 * bound / variance).sqrt()
         # The smallest summand only keeps 0/0 away.
         bend = (2 / 3 * straight * (moment * d).sum((-2, -1)) / variance).clamp(min=-0.99) + 1e-30
