@@ -179,7 +179,7 @@ class Categorical(Distribution):
             entropy = self.detach().double().entropy()
             bound = bound.expand(entropy.shape)
             active = entropy != bound if equality else ~(entropy >= bound)
-            limit = torch.where(entropy < bound, 1.0, _FURTHEST) if equality else 1.0
+            limit = torch.where(entropy < bound, torch.ones_like(bound), _FURTHEST) if equality else 1.0
             # KL(p̃ ‖ uniform) = log k − H(p̃); less than this lower bound is lost in rounding.
             room = (largest - bound).clamp(min=1e-13)
         return Categorical(self.like(tilt(log_p, log_uniform, room, active, limit)))

@@ -87,8 +87,9 @@ class Distribution(ABC):
     def check(self, old: Distribution) -> None:
         """Raise a ``ValueError`` that says why unless there is a trust region around ``old`` for this."""
 
+    @abstractmethod
     def check_projection(self, projection: Projection) -> None:
-        """Raise an error that says so if ``projection`` is not for this kind."""
+        """Raise a ``NotImplementedError`` that says so if ``projection`` is not for this kind."""
 
     @abstractmethod
     def projected_by(self, projection: Projection, old: Self, *bounds: Bound) -> Self:

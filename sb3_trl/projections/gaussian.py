@@ -206,6 +206,9 @@ class Gaussian(Distribution):
         if self.dim != old.dim:
             raise ValueError(f"new has {self.dim} dimensions and old has {old.dim}: they must be equal.")
 
+    def check_projection(self, projection: Projection) -> None:
+        """Every projection is for Gaussians."""
+
     @property
     def _kind(self) -> str:
         return "diagonal (std)" if self.is_diagonal else "full (scale_tril)"

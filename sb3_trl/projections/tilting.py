@@ -120,6 +120,8 @@ def _tilt(new: Tensor, old: Tensor, bound: Tensor, limit: Tensor) -> Tensor:
         step = new.detach().double() - old
         # Up to t = 1 no p̃ is smaller than both p and q.
         near = is_near(step) and bool((limit <= 1).all())
+        if not near:  # What is likely keeps its digits, however far t goes: a constant in d changes nothing.
+            step = step - step.amax(-1, keepdim=True)
         path = _Path(old, step, None if near else old.exp())
         t = find_root(path.divergence, bound, path.start(bound), limit, path.rows)
         p, d = path.at(t)

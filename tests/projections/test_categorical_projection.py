@@ -94,7 +94,15 @@ def test_bernoullis_by_hand():
 # --- the promise: no state leaves its trust region ---
 
 #: Actions, factors and number of states; a hundred thousand in all, in each dtype.
-BATCHES = ((2, 1, 25_000), (3, 1, 20_000), (6, 1, 20_000), (4, 3, 10_000), (18, 1, 20_000), (200, 1, 4_000), (1000, 1, 1_000))
+BATCHES = (
+    (2, 1, 25_000),
+    (3, 1, 20_000),
+    (6, 1, 20_000),
+    (4, 3, 10_000),
+    (18, 1, 20_000),
+    (200, 1, 4_000),
+    (1000, 1, 1_000),
+)
 
 
 def draw(n: int, k: int, n_factors: int, spread: float, dtype: th.dtype) -> tuple[Categorical, Categorical]:
