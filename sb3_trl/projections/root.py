@@ -106,8 +106,8 @@ def find_root(
     for step in range(_MAX_STEPS if branch else _UNROLLED_STEPS):
         value, slope, *power = function(t)
         better, moving = _step(t, bound, limit, value, slope, *power)
-        left = int(moving.sum()) if branch else len(t)
-        if branch and left == 0:
+        left = int(moving.sum()) if branch else -1
+        if left == 0:
             return better if index is None else whole.index_copy(0, index, better)
         if power or step >= _FREE_STEPS or not branch:
             outside = value > bound
@@ -115,7 +115,7 @@ def find_root(
             leaves = moving & ~((better > lower) & (better < upper))
             better = torch.where(leaves, _middle(lower, upper), better)
         t = better
-        if branch and rows is not None and left <= _FEW * len(t):
+        if rows is not None and 0 < left <= _FEW * t.numel():
             kept = moving.nonzero().squeeze(-1)
             whole, index = (t, kept) if index is None else (whole.index_copy(0, index, t), index[kept])
             t, bound, limit, lower, upper = (x.expand(t.shape)[kept] for x in (t, bound, limit, lower, upper))
