@@ -179,7 +179,7 @@ class Categorical(Distribution):
             entropy = self.detach().double().entropy()
             bound = bound.expand(entropy.shape)
             active = entropy != bound if equality else ~(entropy >= bound)
-            limit = torch.where(entropy < bound, 1.0, _FURTHEST) if equality else 1.0
+            limit = torch.where(entropy < bound, torch.ones_like(bound), _FURTHEST) if equality else 1.0
             # KL(p̃ ‖ uniform) = log k − H(p̃); less than this lower bound is lost in rounding.
             room = (largest - bound).clamp(min=1e-13)
         return Categorical(self.like(tilt(log_p, log_uniform, room, active, limit)))
@@ -211,14 +211,12 @@ class Categorical(Distribution):
 
     # --- what a projection asks ---
 
-    def check(self, projection: Projection, old: Distribution) -> None:
+    def check(self, old: Distribution) -> None:
         """Raise a ``ValueError`` unless both are categoricals over the same actions.
 
         Under ``vmap`` and in compiled code, nobody looks which actions are impossible: those that are in one of the
         two are in the projection.
         """
-        if not projection.projects_categoricals:
-            projection.refuse_categoricals()
         if not isinstance(old, Categorical):
             raise ValueError(f"new is a Categorical and old a {type(old).__name__}: they must be of one kind.")
         if self.log_probs.shape[-2:] != old.log_probs.shape[-2:]:
@@ -231,6 +229,11 @@ class Categorical(Distribution):
                     f"new and old do not have the same actions as possible{_at(_first(differs))}: make both with the "
                     "mask of that state."
                 )
+
+    def check_projection(self, projection: Projection) -> None:
+        """Raise a ``NotImplementedError`` if ``projection`` is for Gaussians."""
+        if not projection.projects_categoricals:
+            projection.refuse_categoricals()
 
     def projected_by(self, projection: Projection, old: Categorical, *bounds: Bound) -> Categorical:
         """Return the projection into the region around ``old``."""
@@ -248,11 +251,11 @@ class Categorical(Distribution):
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p ‖ q) = Σ p (log p − log q) in nats, zero with zero gradient for p = q.
 
-    Small differences keep their digits (see ``divergence_terms``).
+    Small differences keep their digits (see ``divergence_terms``). Can be differentiated twice.
 
-    :param log_p: Normalised log-probabilities, ``(*batch, k)``; −∞ (an impossible action) counts as 0.
+    :param log_p: Normalised log-probabilities, ``(*batch, k)``; −∞ is an impossible action.
     :param log_q: Likewise.
-    :return: ``(*batch,)``; an impossible action has no part in it, nor in its derivatives.
+    :return: ``(*batch,)``; infinite where q excludes an action that p does not.
     """
     d = log_p - log_q
     if is_near(d):

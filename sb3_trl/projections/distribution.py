@@ -84,8 +84,12 @@ class Distribution(ABC):
     # --- what a projection asks ---
 
     @abstractmethod
-    def check(self, projection: Projection, old: Self) -> None:
-        """Raise an error that says why unless ``projection`` can move this into a region around ``old``."""
+    def check(self, old: Distribution) -> None:
+        """Raise a ``ValueError`` that says why unless there is a trust region around ``old`` for this."""
+
+    @abstractmethod
+    def check_projection(self, projection: Projection) -> None:
+        """Raise a ``NotImplementedError`` that says so if ``projection`` is not for this kind."""
 
     @abstractmethod
     def projected_by(self, projection: Projection, old: Self, *bounds: Bound) -> Self:

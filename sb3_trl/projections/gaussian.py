@@ -196,7 +196,7 @@ class Gaussian(Distribution):
 
     # --- what a projection asks ---
 
-    def check(self, projection: Projection, old: Distribution) -> None:
+    def check(self, old: Distribution) -> None:
         """Raise a ``ValueError`` unless both are Gaussians of one kind and dimension."""
         if not isinstance(old, Gaussian):
             raise ValueError(f"new is a Gaussian and old a {type(old).__name__}: they must be of one kind.")
@@ -205,6 +205,9 @@ class Gaussian(Distribution):
             raise ValueError(f"{kinds}: build both with std= or both with scale_tril=.")
         if self.dim != old.dim:
             raise ValueError(f"new has {self.dim} dimensions and old has {old.dim}: they must be equal.")
+
+    def check_projection(self, projection: Projection) -> None:
+        """Every projection is for Gaussians."""
 
     @property
     def _kind(self) -> str:

@@ -57,8 +57,8 @@ class JointKLProjection(Projection):
         :param entropy_bound: β in nats, a number or one per state; no entropy constraint if ``None``.
         :param entropy_equality: Constrain H(π̃) = β instead of H(π̃) ≥ β.
         """
-        new.check(self, old)
         mean_bound, cov_bound = self.bounds(new, mean_bound=mean_bound, cov_bound=cov_bound, kl_bound=kl_bound)
+        new.check(old)
         old = old.detach()
         new = with_valid_scale(new, old)
         problem = _Constraints(

@@ -80,8 +80,8 @@ class Projection(ABC):
         :param kl_bound: Of categoricals, likewise.
         :raises ValueError: if the two differ in kind or dimension, or have no such bound.
         """
-        new.check(self, old)
         bounds = self.bounds(new, mean_bound=mean_bound, cov_bound=cov_bound, kl_bound=kl_bound)
+        new.check(old)
         return new.projected_by(self, old.detach(), *bounds)
 
     def bounds(self, policy: Distribution, **given: Bound | None) -> tuple[Bound, ...]:
@@ -89,7 +89,9 @@ class Projection(ABC):
 
         :param given: Bounds by name, used instead of the projection's own where they are not ``None``.
         :raises ValueError: if one is given that this kind of policy does not have.
+        :raises NotImplementedError: if the projection is for another kind.
         """
+        policy.check_projection(self)
         names = policy.bound_names
         for name, bound in given.items():
             if bound is not None and name not in names:

@@ -27,8 +27,8 @@ Function: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 
 #: A Newton step from nearer to the bound than this, relatively, is the last: it leaves about the square of it.
 _NEAR = 2e-7
-#: Likewise, where a step is of third order and leaves about the cube.
-_NEAR_THIRD = 1e-5
+#: Likewise, where a step is of third order and leaves at most twenty times the cube (see ``_step``).
+_NEAR_THIRD = 6e-5
 _MAX_STEPS = 50
 #: Steps before a bracket is kept: up to ε of about 0.3 they are enough.
 _FREE_STEPS = 4
@@ -89,9 +89,8 @@ def find_root(
 
     Newton's method in (log t, log f), in which divergences along a path are nearly linear with slope 2; or a method
     of third order, which takes t·f′ for a power of t. Where that takes more than a few steps, it is kept in a
-    bracket, and a step that leaves it goes to the middle of log t. f(t) ≤ ε holds within 1e-9, whatever happens:
-    where the equation is not solved in time, the largest t known to obey the bound is returned. Knows nothing of
-    gradients: call it without.
+    bracket, and a step that leaves it goes to the middle of log t. Where the equation is not solved in time, the
+    largest t known to obey the bound is returned. Knows nothing of gradients: call it without.
 
     :param function: Maps t to f(t) and t·f′(t), both of t's shape, and, for the method of third order, to the
         exponent of that power, the slope of log(t·f′) in log t; f(0) = 0.
@@ -101,60 +100,56 @@ def find_root(
     :param rows: Maps indices of t, ``(n,)``, to the function of these alone: once they are few, they are solved apart.
     """
     t = torch.minimum(start, limit)
-    bracket = torch.zeros_like(t), (limit * (1 + 4 * torch.finfo(t.dtype).eps)).expand(t.shape)
-    return _search(function, bound, limit, t, bracket, _MAX_STEPS if can_branch(t) else _UNROLLED_STEPS, rows)
-
-
-def _search(
-    function: Function,
-    bound: Tensor,
-    limit: Tensor,
-    t: Tensor,
-    bracket: tuple[Tensor, Tensor],
-    n_steps: int,
-    rows: Callable[[Tensor], Function] | None,
-) -> Tensor:
-    lower, upper = bracket
     branch = can_branch(t)
-    for step in range(n_steps):
+    lower, upper = torch.zeros_like(t), limit * (1 + 4 * torch.finfo(t.dtype).eps)
+    whole, index = t, None
+    for step in range(_MAX_STEPS if branch else _UNROLLED_STEPS):
         value, slope, *power = function(t)
         better, moving = _step(t, bound, limit, value, slope, *power)
-        if branch:
-            left = int(moving.sum())
-            if left == 0:
-                return better
+        left = int(moving.sum()) if branch else -1
+        if left == 0:
+            return better if index is None else whole.index_copy(0, index, better)
         if power or step >= _FREE_STEPS or not branch:
             outside = value > bound
             lower, upper = torch.where(outside, lower, t), torch.where(outside, t, upper)
             leaves = moving & ~((better > lower) & (better < upper))
-            # While nothing is known to obey the bound there is no middle.
-            middle = torch.where(lower > 0, (lower * upper).sqrt(), upper / 4)
-            better = torch.where(leaves, middle, better)
+            better = torch.where(leaves, _middle(lower, upper), better)
         t = better
-        if rows is not None and branch and left <= _FEW * len(t):
-            index = moving.nonzero().squeeze(-1)
-            bound, limit, *few = (x.expand(t.shape)[index] for x in (bound, limit, t, lower, upper))
-            rest = n_steps - step - 1
-            found = _search(rows(index), bound, limit, few[0], (few[1], few[2]), rest, lambda i: rows(index[i]))
-            return t.index_put((index,), found)
-    return torch.where(function(t)[0] <= bound * (1 + 1e-9), t, lower)
+        if rows is not None and 0 < left <= _FEW * t.numel():
+            kept = moving.nonzero().squeeze(-1)
+            whole, index = (t, kept) if index is None else (whole.index_copy(0, index, t), index[kept])
+            t, bound, limit, lower, upper = (x.expand(t.shape)[kept] for x in (t, bound, limit, lower, upper))
+            function = rows(index)
+    value, slope, *power = function(t)
+    better, moving = _step(t, bound, limit, value, slope, *power)
+    t = torch.where(moving, torch.where(value <= bound, t, lower), better)
+    return t if index is None else whole.index_copy(0, index, t)
 
 
 def _step(
     t: Tensor, bound: Tensor, limit: Tensor, value: Tensor, slope: Tensor, power: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return a t nearer to the root, and whether it is still far from it.
+    """Return a t nearer to the root, and whether t was still far from it.
 
     :param power: c, where the solution of f(t) + ∫ s·f′ d log s = ε with s·f′ ∝ sᶜ is taken; f/(t·f′) is Newton's.
     """
-    ratio = bound / value
+    # fmin: 0/0, where the function is zero all the way, means the limit.
     if power is None:
-        better, near = t * ratio.pow(value / slope), _NEAR
-    else:
-        better, near = t * torch.exp(torch.log1p(power * (bound - value) / slope) / power), _NEAR_THIRD
-    # fmin: 0/0, where the function is zero all the way, means the limit, and so does a step that leads nowhere.
-    better = torch.fmin(better, limit)
-    return better, ((ratio - 1).abs() > near) & (better != t)
+        ratio = bound / value
+        better = torch.fmin(t * ratio.pow(value / slope), limit)
+        return better, ((ratio - 1).abs() > _NEAR) & (better != t)
+    gap = bound - value
+    share = gap / slope
+    better = t * torch.exp(torch.log1p(power * share) / power)
+    # NaN, where there is no such power, says no more than on which side of t the root is.
+    better = torch.where(value > bound, better, torch.fmin(better, limit))
+    near = (share.abs() * (1 + power.abs()) <= _NEAR_THIRD) & (gap.abs() <= _NEAR_THIRD * bound)
+    return better, ~near & (better != t)
+
+
+def _middle(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return the middle of log t, or, while nothing is known to obey the bound, a quarter of what does not."""
+    return torch.where(lower > 0, (lower * upper).sqrt(), upper / 4)
 
 
 def implicit_gradient(t: Tensor, value: Tensor, slope: Tensor) -> Tensor:

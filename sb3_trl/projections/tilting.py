@@ -107,7 +107,7 @@ class _Path(NamedTuple):
         q = self.log_old.exp() if self.old is None else self.old
         d = self.step - (q * self.step).sum(-1, keepdim=True)
         moment = q * d * d
-        variance = moment.sum((-2, -1)).clamp(min=torch.finfo(q.dtype).tiny)
+        variance = moment.sum((-2, -1)).clamp(min=1e-100)
         straight = (2 * bound / variance).sqrt()
         # The smallest summand only keeps 0/0 away.
         bend = (2 / 3 * straight * (moment * d).sum((-2, -1)) / variance).clamp(min=-0.99) + 1e-30
@@ -120,6 +120,8 @@ def _tilt(new: Tensor, old: Tensor, bound: Tensor, limit: Tensor) -> Tensor:
         step = new.detach().double() - old
         # Up to t = 1 no p̃ is smaller than both p and q.
         near = is_near(step) and bool((limit <= 1).all())
+        if not near:  # What is likely keeps its digits, however far t goes: a constant in d changes nothing.
+            step = step - step.amax(-1, keepdim=True)
         path = _Path(old, step, None if near else old.exp())
         t = find_root(path.divergence, bound, path.start(bound), limit, path.rows)
         p, d = path.at(t)

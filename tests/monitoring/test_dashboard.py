@@ -226,7 +226,7 @@ THINGS = [
     (refuses, "refuses"),
     (Counting(), "Counting"),
     (FloatSchedule(LinearSchedule(0.5, 0.0, 1.0)), "0.5 to 0"),
-    (KLProjection(), "KLProjection(mean_bound=0.03, cov_bound=0.001)"),
+    (KLProjection(), "KLProjection(mean_bound=0.03, cov_bound=0.001, kl_bound=0.01)"),
 ]
 
 

@@ -1,10 +1,13 @@
-"""Random Gaussians to project, and distances written a second time, independently of the package."""
+"""Random policies to project, and distances written a second time, independently of the package."""
 
 import math
+from collections.abc import Sequence
 
 import torch as th
 
 from sb3_trl.projections import (
+    Categorical,
+    Distribution,
     FrobeniusProjection,
     Gaussian,
     JointKLProjection,
@@ -16,6 +19,8 @@ from sb3_trl.projections import (
 SEPARATE = {"kl": KLProjection, "w2": WassersteinProjection, "frobenius": FrobeniusProjection}
 ALL = {**SEPARATE, "joint_kl": JointKLProjection}
 KINDS = ("diagonal", "full")
+#: Every projection with every kind of policy it projects.
+CASES = [(name, kind) for name in ALL for kind in KINDS] + [("kl", "categorical")]
 
 
 def tril(*batch: int, dim: int, condition: float = 30.0, dtype: th.dtype = th.float64) -> th.Tensor:
@@ -64,6 +69,19 @@ def moved(old: Gaussian, size: float | th.Tensor) -> Gaussian:
     return old.with_scale(old.scale @ factor, mean)
 
 
+def categorical(*batch: int, sizes: Sequence[int] = (4,), spread: float = 1.0, dtype=th.float64) -> Categorical:
+    """Random categoricals whose logits have the standard deviation ``spread``."""
+    return Categorical.from_logits(spread * th.randn(*batch, sum(sizes), dtype=th.float64).to(dtype), sizes)
+
+
+def tilted(old: Categorical, size: float | th.Tensor) -> Categorical:
+    """A prediction whose logits are ``size`` away (a number or one per state)."""
+    if isinstance(size, th.Tensor):
+        size = size[..., None, None]
+    logits = old.log_probs + size * th.randn_like(old.log_probs)
+    return Categorical(logits.log_softmax(-1))
+
+
 def pair(
     *batch: int,
     dim: int,
@@ -73,30 +91,70 @@ def pair(
     condition: float = 30.0,
     offset: float = 1.0,
     dtype: th.dtype = th.float64,
-) -> tuple[Gaussian, Gaussian]:
-    """A prediction and the old policy."""
+) -> tuple[Distribution, Distribution]:
+    """A prediction and the old policy; categoricals have ``dim`` factors, the last of which has fewer actions."""
+    if kind == "categorical":
+        old = categorical(*batch, sizes=[4] * (dim - 1) + [3], dtype=dtype)
+        return tilted(old, size), old
     old = gaussian(*batch, dim=dim, kind=kind, contextual=contextual, condition=condition, offset=offset, dtype=dtype)
     return moved(old, size), old
 
 
-def leaf(gaussian: Gaussian) -> Gaussian:
+def tensors(policy: Distribution) -> tuple[th.Tensor, ...]:
+    """The parameters of a policy of any kind."""
+    return (policy.log_probs,) if isinstance(policy, Categorical) else (policy.mean, policy.scale)
+
+
+def with_tensors(policy: Distribution, parameters: Sequence[th.Tensor]) -> Distribution:
+    """A policy of the same kind with other parameters."""
+    if isinstance(policy, Categorical):
+        return Categorical(*parameters)
+    mean, scale = parameters
+    return policy.with_scale(scale, mean)
+
+
+def equal(p: Distribution, q: Distribution) -> bool:
+    """Whether two policies of one kind are the same bit for bit."""
+    return all(th.equal(a, b) for a, b in zip(tensors(p), tensors(q), strict=True))
+
+
+def close(p: Distribution, q: Distribution, rtol: float = 1e-12, atol: float = 1e-13) -> bool:
+    """Whether two policies of one kind are the same up to rounding."""
+    return all(th.allclose(a, b, rtol=rtol, atol=atol) for a, b in zip(tensors(p), tensors(q), strict=True))
+
+
+def leaf(policy: Distribution) -> Distribution:
     """The same numbers, as leaves that collect gradients."""
-    return gaussian.with_scale(
-        gaussian.scale.detach().clone().requires_grad_(), gaussian.mean.detach().clone().requires_grad_()
-    )
+    return with_tensors(policy, [x.detach().clone().requires_grad_() for x in tensors(policy)])
 
 
-def backward(projected: Gaussian, cotangent: Gaussian | None = None) -> None:
-    """Back-propagate random-sign cotangents from mean and scale."""
-    for name in ("mean", "scale"):
-        value = getattr(projected, name)
-        weight = getattr(cotangent, name) if cotangent else th.randn_like(value).sign()
+def gradients(policy: Distribution) -> list[th.Tensor]:
+    """What ``leaf`` collected."""
+    return [x.grad for x in tensors(policy)]
+
+
+def backward(projected: Distribution, cotangent: Distribution | None = None) -> None:
+    """Back-propagate random-sign cotangents from every parameter."""
+    weights = [th.randn_like(x).sign() for x in tensors(projected)] if cotangent is None else tensors(cotangent)
+    for value, weight in zip(tensors(projected), weights, strict=True):
         if value.requires_grad:
             value.backward(weight, retain_graph=True)
 
 
-def distances(projection: Projection, p: Gaussian, q: Gaussian) -> tuple[th.Tensor, th.Tensor]:
-    """Mean and covariance distance of the projection, in float64, from the definitions."""
+def divergence(p: Categorical, q: Categorical) -> th.Tensor:
+    """KL(p ‖ q) in float64, of the distributions that the numbers stand for once they are normalised."""
+    log_p, log_q = (x.log_probs.detach().double().log_softmax(-1) for x in (p, q))
+    d = log_p - log_q
+    below = log_p.exp() * d - log_q.exp() * th.expm1(d)
+    above = log_p.exp() * (d + th.expm1(-d))
+    terms = th.where(d < 0, below, above)
+    return th.where(log_p.isneginf(), log_q.exp(), terms).sum((-2, -1))
+
+
+def distances(projection: Projection, p: Distribution, q: Distribution) -> tuple[th.Tensor, ...]:
+    """Mean and covariance distance of the projection, or KL, in float64, from the definitions."""
+    if isinstance(p, Categorical):
+        return (divergence(p, q),)
     p, q = p.detach().double(), q.detach().double()
     factor = 0.5 if isinstance(projection, (KLProjection, JointKLProjection)) else 1.0
     white = th.linalg.solve_triangular(q.scale_tril, (p.mean - q.mean).unsqueeze(-1), upper=False).squeeze(-1)

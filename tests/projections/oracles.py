@@ -153,3 +153,28 @@ def joint_kl_equality(
     center, tril = unpack(result.x)
     scale = tril_old @ tril
     return mean_old + tril_old @ center, scale @ scale.T
+
+
+def kl_categorical(
+    probs: list[np.ndarray], probs_old: list[np.ndarray], bound: float
+) -> tuple[list[np.ndarray], float]:
+    """argmin KL(p̃ ‖ p) s.t. KL(p̃ ‖ p_o) ≤ ε for a product of categoricals, as a program over exponential cones.
+
+    Returns the factors, and the smallest divergence.
+    """
+    new = [cp.Variable(len(factor)) for factor in probs]
+
+    def divergence(others: list[np.ndarray]) -> cp.Expression:
+        return sum(cp.sum(cp.rel_entr(p, q)) for p, q in zip(new, others, strict=True))
+
+    simplex = [cp.sum(p) == 1 for p in new]
+    _solve(divergence(probs), [divergence(probs_old) <= bound, *simplex])
+    return [p.value for p in new], float(divergence(probs).value)
+
+
+def entropy_categorical(probs: list[np.ndarray], entropy: float) -> tuple[list[np.ndarray], float]:
+    """argmin KL(p̃ ‖ p) s.t. H(p̃) ≥ β, likewise."""
+    new = [cp.Variable(len(factor)) for factor in probs]
+    objective = sum(cp.sum(cp.rel_entr(p, q)) for p, q in zip(new, probs, strict=True))
+    _solve(objective, [sum(cp.sum(cp.entr(p)) for p in new) >= entropy, *[cp.sum(p) == 1 for p in new]])
+    return [p.value for p in new], float(objective.value)

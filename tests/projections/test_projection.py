@@ -5,10 +5,33 @@ import math
 import pytest
 import torch as th
 
-from sb3_trl.projections import FrobeniusProjection, Gaussian, KLProjection, Projection, WassersteinProjection
+from sb3_trl.projections import (
+    Distribution,
+    FrobeniusProjection,
+    Gaussian,
+    KLProjection,
+    Projection,
+    WassersteinProjection,
+)
 from sb3_trl.projections.projection import invalid_scale
 
-from .cases import ALL, KINDS, SEPARATE, backward, distances, gaussian, leaf, moved, pair, tril
+from .cases import (
+    ALL,
+    CASES,
+    KINDS,
+    SEPARATE,
+    backward,
+    close,
+    distances,
+    equal,
+    gaussian,
+    gradients,
+    leaf,
+    moved,
+    pair,
+    tensors,
+    tril,
+)
 
 MEAN_BOUND, COV_BOUND = 0.03, 1e-2
 
@@ -19,18 +42,23 @@ def make(name: str) -> Projection:
     return ALL[name](MEAN_BOUND, COV_BOUND)
 
 
-def excess(projection: Projection, projected: Gaussian, old: Gaussian) -> float:
+def excess(projection: Projection, projected: Distribution, old: Distribution) -> float:
     """How far outside the trust region, relative to the bounds, measured in float64."""
+    if not isinstance(projected, Gaussian):
+        return float((distances(projection, projected, old)[0] / projection.kl_bound).max()) - 1
     mean, cov = distances(projection, projected, old)
     if projection.constrains_entropy:
         return float(((mean + cov) / (MEAN_BOUND + COV_BOUND)).max()) - 1
     return max(float((mean / MEAN_BOUND).max()), float((cov / COV_BOUND).max())) - 1
 
 
-def outside(projection: Projection, new: Gaussian, old: Gaussian) -> th.Tensor:
+def outside(projection: Projection, new: Distribution, old: Distribution) -> th.Tensor:
     return ~projection.is_inside(new, old)
 
 
+every_case = pytest.mark.parametrize(
+    ("name", "kind"), [*CASES, *(("commuting", kind) for kind in KINDS)], ids=lambda name: name
+)
 every_projection = pytest.mark.parametrize("name", [*ALL, "commuting"])
 every_kind = pytest.mark.parametrize("kind", KINDS)
 contextual_or_not = pytest.mark.parametrize("contextual", [True, False], ids=["contextual", "shared"])
@@ -53,21 +81,15 @@ def test_bound_and_idempotence(name, kind, contextual, batch, dim):
     assert th.equal(again.scale, projected.scale)
 
 
-@every_projection
-@every_kind
+@every_case
 def test_inside_comes_back_bit_for_bit(name, kind):
     projection = make(name)
     new, old = pair(64, dim=6, kind=kind, size=1e-3)
-    projected = projection(new, old)
-    assert th.equal(projected.mean, new.mean)
-    assert th.equal(projected.scale, new.scale)
-    projected = projection(old, old)
-    assert th.equal(projected.mean, old.mean)
-    assert th.equal(projected.scale, old.scale)
+    assert equal(projection(new, old), new)
+    assert equal(projection(old, old), old)
 
 
-@every_projection
-@every_kind
+@every_case
 def test_mixed_batch_keeps_the_states_that_are_inside(name, kind):
     projection = make(name)
     size = th.tensor([0.0, 1e-4, 1e-3, 0.5, 2.0], dtype=th.float64).repeat(5)
@@ -77,8 +99,7 @@ def test_mixed_batch_keeps_the_states_that_are_inside(name, kind):
     assert not is_outside.all()
     projected = projection(new, old)
     assert excess(projection, projected, old) <= 1e-10
-    assert th.equal(projected.mean[~is_outside], new.mean[~is_outside])
-    assert th.equal(projected.scale[~is_outside], new.scale[~is_outside])
+    assert equal(projected[~is_outside], new[~is_outside])
 
 
 @every_projection
@@ -139,40 +160,33 @@ def test_one_scale_shared_and_the_other_not(name, kind, shared):
     assert th.equal(projected.scale, expanded.scale)
 
 
-@every_projection
-@every_kind
+@every_case
 @pytest.mark.parametrize("bound_dtype", [th.float32, th.float64])
 def test_result_has_the_dtype_of_the_prediction(name, kind, bound_dtype):
     new, old = pair(4, dim=3, kind=kind, size=1.0, dtype=th.float32)
-    for bounds in (th.tensor(0.01, dtype=bound_dtype), th.full((4,), 0.01, dtype=bound_dtype)):
-        projected = make(name)(new, old, bounds, bounds)
-        assert projected.mean.dtype == projected.scale.dtype == th.float32
+    for bound in (th.tensor(0.01, dtype=bound_dtype), th.full((4,), 0.01, dtype=bound_dtype)):
+        projected = make(name)(new, old, **dict.fromkeys(new.bound_names, bound))
+        assert all(x.dtype == th.float32 for x in tensors(projected))
 
 
-@every_projection
-@every_kind
+@every_case
 @contextual_or_not
 def test_batch_equals_loop(name, kind, contextual):
     projection = make(name)
     new, old = pair(9, dim=4, kind=kind, contextual=contextual)
     projected = projection(new, old)
     for i in range(9):
-        single = projection(new[i : i + 1], old[i : i + 1])
-        scale = projected.scale[i : i + 1] if projected.is_contextual else projected.scale
-        assert th.allclose(single.mean, projected.mean[i : i + 1], rtol=1e-12, atol=1e-13)
-        assert th.allclose(single.scale, scale, rtol=1e-12, atol=1e-13)
+        assert close(projection(new[i : i + 1], old[i : i + 1]), projected[i : i + 1])
 
 
-@every_projection
-@every_kind
+@every_case
 def test_more_batch_dimensions(name, kind):
     projection = make(name)
     new, old = pair(2, 3, dim=4, kind=kind)
     projected = projection(new, old)
+    assert projected.batch_shape == (2, 3)
     for i in range(2):
-        row = projection(new[i], old[i])
-        assert th.allclose(projected.mean[i], row.mean, rtol=1e-12, atol=1e-13)
-        assert th.allclose(projected.scale[i], row.scale, rtol=1e-12, atol=1e-13)
+        assert close(projected[i], projection(new[i], old[i]))
 
 
 @every_projection
@@ -258,13 +272,11 @@ def test_directional_derivative_with_random_signs(name, kind):
     assert th.allclose(slope, (ahead - behind) / (2 * h), rtol=1e-5)
 
 
-@every_projection
-@every_kind
+@every_case
 def test_two_forward_passes_before_two_backward_passes(name, kind):
     projection = make(name)
-    first, old = pair(6, dim=4, kind=kind)
-    second = moved(old, 0.5)
-    gradients = []
+    (first, old), (second, _) = (pair(6, dim=4, kind=kind, size=0.5) for _ in range(2))
+    collected = []
     for order in ("apart", "interleaved"):
         leaves = [leaf(first), leaf(second)]
         th.manual_seed(1)
@@ -274,19 +286,17 @@ def test_two_forward_passes_before_two_backward_passes(name, kind):
         else:
             for projected in [projection(new, old) for new in leaves]:
                 backward(projected)
-        gradients.append([x.grad for new in leaves for x in (new.mean, new.scale)])
-    for apart, interleaved in zip(*gradients, strict=True):
+        collected.append([gradient for new in leaves for gradient in gradients(new)])
+    for apart, interleaved in zip(*collected, strict=True):
         assert th.equal(apart, interleaved)
 
 
-@every_projection
-@every_kind
+@every_case
 def test_old_policy_gets_no_gradient(name, kind):
-    new, old = (leaf(g) for g in pair(4, dim=3, kind=kind, size=1.0))
+    new, old = (leaf(policy) for policy in pair(4, dim=3, kind=kind, size=1.0))
     backward(make(name)(new, old))
-    assert old.mean.grad is None
-    assert old.scale.grad is None
-    assert new.mean.grad.abs().max() > 0
+    assert all(gradient is None for gradient in gradients(old))
+    assert gradients(new)[0].abs().max() > 0
 
 
 @every_projection
@@ -359,8 +369,7 @@ def test_theorem_1(name, kind):
         assert (projected >= entropies.amin(0) - 1e-12).all()
 
 
-@every_projection
-@every_kind
+@every_case
 def test_penalty_is_zero_with_zero_gradient_where_nothing_was_projected(name, kind):
     projection = make(name)
     size = th.tensor([0.0, 1e-4, 1.0], dtype=th.float64)
@@ -371,10 +380,9 @@ def test_penalty_is_zero_with_zero_gradient_where_nothing_was_projected(name, ki
     assert (penalty[:2] == 0).all()
     assert penalty[2] > 0
     penalty.sum().backward()
-    assert (new.mean.grad[:2] == 0).all()
-    assert (new.scale.grad[:2] == 0).all()
-    assert (new.mean.grad[2] != 0).any()
-    assert (new.scale.grad[2] != 0).any()
+    for gradient in gradients(new):
+        assert (gradient[:2] == 0).all()
+        assert (gradient[2] != 0).any()
 
 
 @every_projection
@@ -390,25 +398,30 @@ def test_penalty_of_a_shared_scale_is_the_mean_part(name, kind):
     assert new.scale.grad is None
 
 
-@every_projection
-@every_kind
+@every_case
 def test_no_gradient_flows_through_the_target_of_the_penalty(name, kind):
     projection = make(name)
     new, old = pair(5, dim=3, kind=kind, size=1.0)
     attached, detached = leaf(new), leaf(new)
     projection.penalty(attached, projection(attached, old)).sum().backward()
     projection.penalty(detached, projection(new, old)).sum().backward()
-    assert th.equal(attached.mean.grad, detached.mean.grad)
-    assert th.equal(attached.scale.grad, detached.scale.grad)
+    for got, expected in zip(gradients(attached), gradients(detached), strict=True):
+        assert th.equal(got, expected)
 
 
-@pytest.mark.parametrize("name", [*ALL, "commuting"])
-@every_kind
+@every_case
 def test_distance_equals_its_definition(name, kind):
     projection = make(name)
     p, q = pair(20, dim=4, kind=kind, size=0.5)
+    assert len(projection.distance(p, q)) == len(p.bound_names)
     for got, expected in zip(projection.distance(p, q), distances(projection, p, q), strict=True):
         assert th.allclose(got, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "categorical"])
+def test_kl_equals_its_definition(kind):
+    p, q = pair(20, dim=4, kind=kind, size=0.5)
+    assert th.allclose(p.kl(q), sum(distances(KLProjection(), p, q)), rtol=1e-10)
 
 
 def test_penalty_of_frobenius_measures_scales():
@@ -428,7 +441,7 @@ def test_mean_bound_of_kl_counts_half_the_mahalanobis_distance():
 
 
 @pytest.mark.parametrize("bound", [0, -1.0, math.nan, math.inf, th.tensor([1.0, -1.0])])
-@pytest.mark.parametrize("argument", ["mean_bound", "cov_bound"])
+@pytest.mark.parametrize("argument", ["mean_bound", "cov_bound", "kl_bound"])
 def test_bounds_must_be_positive(argument, bound):
     with pytest.raises(ValueError, match=f"{argument}=.* must be positive and finite; a larger bound"):
         KLProjection(**{argument: bound})
@@ -468,7 +481,8 @@ def test_a_projection_without_full_covariances_says_so():
 
 
 def test_repr_names_the_bounds():
-    assert repr(KLProjection(0.1, 0.2)) == "KLProjection(mean_bound=0.1, cov_bound=0.2)"
+    assert repr(KLProjection(0.1, 0.2, 0.3)) == "KLProjection(mean_bound=0.1, cov_bound=0.2, kl_bound=0.3)"
+    assert repr(WassersteinProjection(0.1, 0.2)) == "WassersteinProjection(mean_bound=0.1, cov_bound=0.2)"
 
 
 def test_condition_of_the_cases():
