@@ -59,8 +59,8 @@ def gradient_step(n_actions: int, batch_size: int, compiled: bool) -> Callable[[
     actions = old.sample()
     returns = th.randn(batch_size)
     rollout = Rollout(observations, actions, returns, old.log_prob(actions), returns, returns)
-    bounds = (th.tensor(bound, dtype=th.float64) for bound in (0.03, 1e-3))
-    data = table((rollout, TrustRegion(model.trust_region_layer, old, *bounds), model._weights()))
+    bounds = tuple(th.tensor(bound, dtype=th.float64) for bound in (0.03, 1e-3))
+    data = table((rollout, TrustRegion(model.trust_region_layer, old, bounds), model._weights()))
     forward, optimizer = ForwardPass(model.policy, "predicted"), model.policy.optimizer
     if not compiled:
         step = EagerStep(forward, model._policy_loss, optimizer, None)

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["check_at_least", "check_bounds", "check_choices", "check_policy_kwargs", "check_positive"]
+from sb3_trl.policies.actor_critic import GAUSSIAN_ARGUMENTS
+from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
+from sb3_trl.projections import Projection
+
+__all__ = [
+    "check_at_least",
+    "check_bounds",
+    "check_categorical",
+    "check_choices",
+    "check_policy_kwargs",
+    "check_positive",
+]
 
 
 def check_choices(algorithm: Any, choices: Mapping[str, Collection[Any]]) -> None:
@@ -65,6 +77,34 @@ def check_bounds(algorithm: Any, names: Collection[str], own: Collection[str]) -
             raise ValueError(
                 f"{name}={value} bounds policies of another kind: in {algorithm.action_space} use {' and '.join(own)}."
             )
+
+
+def check_categorical(algorithm: Any, projection: Projection | None) -> None:
+    """Check what TRPL was given for a discrete action space.
+
+    :param algorithm: Has the arguments as attributes.
+    :param projection: Its projection.
+    :raises ValueError: for what is of Gaussians, and for a target of the entropy that no categorical policy reaches.
+    """
+    space = algorithm.action_space
+    for name in GAUSSIAN_ARGUMENTS:
+        if name in algorithm.policy_kwargs:
+            given = f"{name}={algorithm.policy_kwargs[name]!r}"
+            raise ValueError(f"{given} is for Gaussians, but actions of {space} are categorical: leave it out.")
+    if projection is not None and not projection.projects_categoricals:
+        raise ValueError(
+            f"{type(projection).__name__} is for Gaussians, but actions of {space} are categorical: use projection='kl'."
+        )
+    if algorithm.entropy_schedule is None:
+        return
+    sizes = ProjectedCategoricalDistribution(space).sizes
+    target, largest = algorithm.target_entropy, sum(map(math.log, sizes)) / len(sizes)
+    if target > largest:
+        raise ValueError(f"target_entropy={target}: no policy of {space} has more than {largest:.3f} nats per factor.")
+    if algorithm.entropy_equality and not target > 0:
+        raise ValueError(
+            f"target_entropy={target} with entropy_equality=True must be positive, as entropies of discrete actions are."
+        )
 
 
 def check_policy_kwargs(policy_class: type, policy_kwargs: Mapping[str, Any]) -> None:

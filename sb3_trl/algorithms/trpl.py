@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trl.algorithms.arguments import check_at_least, check_bounds
+from sb3_trl.algorithms.arguments import check_at_least, check_bounds, check_categorical
 from sb3_trl.algorithms.enforcement import roll_back
 from sb3_trl.algorithms.hard import step_inside
 from sb3_trl.algorithms.losses import Weights, normalize, surrogate_loss, trust_region_loss, value_loss
@@ -158,6 +159,7 @@ class TRPL(ProjectingAlgorithm):
             seed=seed,
             device=device,
             _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, *DISCRETE),
         )
         self.critic_learning_rate = critic_learning_rate
         self.batch_size = batch_size
@@ -309,14 +311,14 @@ class TRPL(ProjectingAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _setup_model(self) -> None:
-        self._check_arguments()
-        self._rollbacks = getattr(self, "_rollbacks", 0)
         projection = make_projection(self.projection)
-        entropy_schedule = None
+        self._check_arguments(projection)
+        self._rollbacks = getattr(self, "_rollbacks", 0)
+        schedule = None
         if self.entropy_schedule is not None:
-            entropy_schedule = EntropySchedule(self.entropy_schedule, self.target_entropy, self.temperature)
+            schedule = EntropySchedule(self.entropy_schedule, self.target_entropy, self.temperature)
         super()._setup_model()
-        layer = TrustRegionLayer(projection, entropy_schedule, self.entropy_equality, self.entropy_first)
+        layer = TrustRegionLayer(projection, schedule, self.entropy_equality, self.entropy_first)
         self.trust_region_layer = layer.to(self.device)
         self._bounds()  # which says what is wrong with them
 
@@ -325,9 +327,11 @@ class TRPL(ProjectingAlgorithm):
         own = KLProjection() if self.trust_region_layer.projection is None else self.trust_region_layer.projection
         return [self._schedule(name, getattr(own, name), as_bound) for name in self.policy.action_dist.bound_names]
 
-    def _check_arguments(self) -> None:
-        kind = Categorical if isinstance(self.action_space, DISCRETE) else Gaussian
-        check_bounds(self, _BOUNDS, kind.bound_names)
+    def _check_arguments(self, projection: Projection | None) -> None:
+        is_discrete = isinstance(self.action_space, DISCRETE)
+        check_bounds(self, _BOUNDS, (Categorical if is_discrete else Gaussian).bound_names)
+        if is_discrete:
+            check_categorical(self, projection)
         check_at_least(self, {"trust_region_coef": 0, "n_critic_epochs": 0, "n_regression_epochs": 0})
         for argument in ("hard", *_BOUNDS, "n_regression_epochs"):
             if self.projection is None and getattr(self, argument):

@@ -29,6 +29,7 @@ from sb3_trl.policies.parameters import parameters_behind
 from sb3_trl.projections import Gaussian
 
 __all__ = [
+    "GAUSSIAN_ARGUMENTS",
     "CnnPolicy",
     "MlpPolicy",
     "MultiInputPolicy",
@@ -38,6 +39,9 @@ __all__ = [
     "TRPLPolicy",
 ]
 
+
+#: Arguments of the policy that mean nothing where actions are discrete.
+GAUSSIAN_ARGUMENTS = ("covariance", "contextual_std", "init_std", "min_std")
 
 ProjectedDistribution: TypeAlias = ProjectedGaussianDistribution | ProjectedCategoricalDistribution
 
@@ -130,7 +134,10 @@ class TRPLPolicy(ActorCriticPolicy):
         defaults = inspect.signature(TRPLPolicy.__init__).parameters
         for name, value in self._gaussian_kwargs.items():
             if value != defaults[name].default:
-                raise ValueError(f"{name}={value!r} is for Gaussians, but actions of {action_space} are categorical.")
+                given = f"{name}={value!r}"
+                raise ValueError(
+                    f"{given} is for Gaussians, but actions of {action_space} are categorical: leave it out."
+                )
 
     def gaussian(self, observations: Any) -> Gaussian:
         """Return the predicted Gaussian π_θ(·|s) at a batch of observations, of actions in a ``Box``."""
@@ -198,8 +205,8 @@ class TRPLPolicy(ActorCriticPolicy):
     def _initialise_orthogonally(self) -> None:
         gains = {
             self.mlp_extractor: np.sqrt(2),
-            self.value_net: 1.0,
             **dict.fromkeys(self.heads(), 0.01),
+            self.value_net: 1.0,
         }
         gains[self.pi_features_extractor] = gains[self.vf_features_extractor] = np.sqrt(2)
         for module, gain in gains.items():

@@ -44,6 +44,8 @@ class ProjectedCategoricalDistribution(Distribution):
         #: SB3's distribution of the same space, which has the same outputs.
         self.twin: Any = make_proba_distribution(action_space)
         assert isinstance(self.twin, CategoricalDistribution | MultiCategoricalDistribution | BernoulliDistribution)
+        #: How many actions each factor has.
+        self.sizes = _sizes(self.twin)
 
     @property
     def predicted(self) -> Categorical:
@@ -81,9 +83,8 @@ class ProjectedCategoricalDistribution(Distribution):
             if action_masks is None:
                 return Categorical.from_bernoulli_logits(action_logits)
             pairs = th.stack([th.zeros_like(action_logits), action_logits], -1)
-            return Categorical.from_logits(pairs.flatten(-2), [2] * action_logits.shape[-1], action_masks)
-        sizes = None if self._is_single else [int(n) for n in self.twin.action_dims]
-        return Categorical.from_logits(action_logits, sizes, action_masks)
+            return Categorical.from_logits(pairs.flatten(-2), self.sizes, action_masks)
+        return Categorical.from_logits(action_logits, self.sizes, action_masks)
 
     def with_categorical(self, categorical: Categorical) -> ProjectedCategoricalDistribution:
         """Hold ``categorical`` from now on, and return the distribution itself."""
@@ -136,3 +137,12 @@ class ProjectedCategoricalDistribution(Distribution):
         if self._is_single:
             return chosen.squeeze(-1)
         return chosen.float() if isinstance(self.twin, BernoulliDistribution) else chosen
+
+
+def _sizes(distribution: Any) -> list[int]:
+    """Return the sizes as numbers of Python, which compiled code takes for constants."""
+    if isinstance(distribution, CategoricalDistribution):
+        return [int(distribution.action_dim)]
+    if isinstance(distribution, BernoulliDistribution):
+        return [2] * int(distribution.action_dims)
+    return [int(n) for n in distribution.action_dims]

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sb3_trl.projections.distribution import Bound, Distribution
+from sb3_trl.projections.distribution import Bound, Distribution, Rule
 from sb3_trl.projections.tilting import divergence_terms, is_near, tilt
 from sb3_trl.projections.tracing import can_branch, is_plain
-
-if TYPE_CHECKING:
-    from sb3_trl.projections.projection import Projection
 
 __all__ = ["Categorical", "bernoulli_kl", "categorical_kl"]
 
@@ -230,20 +227,20 @@ class Categorical(Distribution):
                     "mask of that state."
                 )
 
-    def check_projection(self, projection: Projection) -> None:
+    def check_projection(self, projection: Rule) -> None:
         """Raise a ``NotImplementedError`` if ``projection`` is for Gaussians."""
         if not projection.projects_categoricals:
             projection.refuse_categoricals()
 
-    def projected_by(self, projection: Projection, old: Categorical, *bounds: Bound) -> Categorical:
+    def projected_by(self, projection: Rule, old: Categorical, *bounds: Bound) -> Categorical:
         """Return the projection into the region around ``old``."""
         return Categorical(projection.project_categorical(self, old, *bounds))
 
-    def distance_by(self, projection: Projection, other: Categorical) -> tuple[Tensor]:
+    def distance_by(self, projection: Rule, other: Categorical) -> tuple[Tensor]:
         """Return the projection's d(self, other), one part."""
         return (projection.categorical_distance(self, other),)
 
-    def penalty_by(self, projection: Projection, target: Categorical) -> Tensor:
+    def penalty_by(self, projection: Rule, target: Categorical) -> Tensor:
         """Return the projection's distance to ``target``; shape ``(*batch,)``."""
         return projection.categorical_distance(self, target)
 

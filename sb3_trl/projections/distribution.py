@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,12 +11,39 @@ from torch import Tensor
 if TYPE_CHECKING:
     from typing import Self
 
-    from sb3_trl.projections.projection import Projection
-
-__all__ = ["Bound", "Distribution"]
+__all__ = ["Bound", "Distribution", "Rule"]
 
 #: A positive number, or one for each state, ``(*batch,)``.
 Bound: TypeAlias = float | Tensor
+
+
+class Rule(Protocol):
+    """What distributions ask of a ``Projection``: a method for every kind, and its distances."""
+
+    @property
+    def projects_categoricals(self) -> bool:
+        """Whether it has a method for categoricals."""
+
+    def refuse_categoricals(self) -> NoReturn:
+        """Raise an error that names what has."""
+
+    def project_gaussian(self, new: Any, old: Any, mean_bound: Any, cov_bound: Any) -> Any:
+        """Return the projected Gaussian."""
+
+    def mean_distance(self, p: Any, q: Any) -> Tensor:
+        """Return the part of d(p, q) that depends on the means."""
+
+    def cov_distance(self, p: Any, q: Any) -> Tensor:
+        """Return the part of d(p, q) that depends on the covariances."""
+
+    def gaussian_penalty(self, new: Any, target: Any) -> Tensor:
+        """Return the penalty of a Gaussian."""
+
+    def project_categorical(self, new: Any, old: Any, bound: Any) -> Tensor:
+        """Return the projected log-probabilities."""
+
+    def categorical_distance(self, p: Any, q: Any) -> Tensor:
+        """Return d(p, q) of categoricals, which is the penalty, too."""
 
 
 class Distribution(ABC):
@@ -88,20 +115,20 @@ class Distribution(ABC):
         """Raise a ``ValueError`` that says why unless there is a trust region around ``old`` for this."""
 
     @abstractmethod
-    def check_projection(self, projection: Projection) -> None:
+    def check_projection(self, projection: Rule) -> None:
         """Raise a ``NotImplementedError`` that says so if ``projection`` is not for this kind."""
 
     @abstractmethod
-    def projected_by(self, projection: Projection, old: Self, *bounds: Bound) -> Self:
+    def projected_by(self, projection: Rule, old: Self, *bounds: Bound) -> Self:
         """Return the projection into the region around ``old``.
 
         :param bounds: One for each of ``bound_names``.
         """
 
     @abstractmethod
-    def distance_by(self, projection: Projection, other: Self) -> tuple[Tensor, ...]:
+    def distance_by(self, projection: Rule, other: Self) -> tuple[Tensor, ...]:
         """Return the projection's d(self, other), one part for each of ``bound_names``."""
 
     @abstractmethod
-    def penalty_by(self, projection: Projection, target: Self) -> Tensor:
+    def penalty_by(self, projection: Rule, target: Self) -> Tensor:
         """Return the projection's penalty for being away from ``target``, a constant; shape ``(*batch,)``."""

@@ -9,18 +9,15 @@ on the covariances, whose shape is that of the scales without their event dimens
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sb3_trl.projections.distribution import Bound, Distribution
+from sb3_trl.projections.distribution import Bound, Distribution, Rule
 from sb3_trl.projections.matrices import inverse_tril, matvec
 from sb3_trl.projections.spectral import sqrt_difference
 from sb3_trl.projections.tracing import is_plain
-
-if TYPE_CHECKING:
-    from sb3_trl.projections.projection import Projection
 
 __all__ = [
     "Gaussian",
@@ -206,22 +203,22 @@ class Gaussian(Distribution):
         if self.dim != old.dim:
             raise ValueError(f"new has {self.dim} dimensions and old has {old.dim}: they must be equal.")
 
-    def check_projection(self, projection: Projection) -> None:
+    def check_projection(self, projection: Rule) -> None:
         """Every projection is for Gaussians."""
 
     @property
     def _kind(self) -> str:
         return "diagonal (std)" if self.is_diagonal else "full (scale_tril)"
 
-    def projected_by(self, projection: Projection, old: Gaussian, *bounds: Bound) -> Gaussian:
+    def projected_by(self, projection: Rule, old: Gaussian, *bounds: Bound) -> Gaussian:
         """Return the projection into the region around ``old``."""
         return projection.project_gaussian(self, old, *bounds)
 
-    def distance_by(self, projection: Projection, other: Gaussian) -> tuple[Tensor, Tensor]:
+    def distance_by(self, projection: Rule, other: Gaussian) -> tuple[Tensor, Tensor]:
         """Return the mean part and the covariance part of the projection's d(self, other)."""
         return projection.mean_distance(self, other), projection.cov_distance(self, other)
 
-    def penalty_by(self, projection: Projection, target: Gaussian) -> Tensor:
+    def penalty_by(self, projection: Rule, target: Gaussian) -> Tensor:
         """Return the projection's penalty for being away from ``target``; shape ``(*batch,)``."""
         return projection.gaussian_penalty(self, target)
 

@@ -310,7 +310,7 @@ def test_copies_are_independent():
         ({"policy_kwargs": {"contextual_std": True}}, "one covariance for all states: contextual_std=True needs"),
         ({"policy_kwargs": SHARED}, "set share_features_extractor=False"),
         ({"policy_kwargs": {"log_std_init": 0}}, "policy_kwargs has 'log_std_init'"),
-        ({"policy": ActorCriticPolicy}, "ActorCriticPolicy has no Gaussian that can be projected"),
+        ({"policy": ActorCriticPolicy}, "ActorCriticPolicy has no distribution that can be projected"),
         ({"env": "CartPole-v1"}, "PAPI projects Gaussian policies and needs a Box action space"),
     ],
     ids=lambda x: str(x) if isinstance(x, dict) else "",

@@ -36,6 +36,7 @@ OPTIONS = {
     "projection": ("w2", {}),
     "mean_bound": (0.01, {}),
     "cov_bound": (1e-4, {}),
+    "kl_bound": (0.05, {"env": "CartPole-v1"}),
     "trust_region_coef": (1.0, {}),
     "entropy_schedule": ("linear", ENTROPY),
     "target_entropy": (1.8, ENTROPY),

@@ -86,14 +86,10 @@ def test_the_rollout_counts_every_environment():
     assert make_model(vec_env(3), n_steps=16, batch_size=48).batch_size == 48
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(2)])
-def test_discrete_actions(space):
-    with pytest.raises(ValueError, match=r"TRPL projects Gaussian policies and needs a Box.*use sb3_trl.FixPO"):
-        make_model(DiscreteActionsEnv(space))
-
-
 def test_a_policy_without_a_gaussian():
-    with pytest.raises(ValueError, match=r"ActorCriticPolicy has no Gaussian that can be projected: use 'MlpPolicy'"):
+    with pytest.raises(
+        ValueError, match=r"ActorCriticPolicy has no distribution that can be projected: use 'MlpPolicy'"
+    ):
         TRPL(ActorCriticPolicy, PointEnv())
 
 

@@ -143,7 +143,7 @@ def test_init_std(covariance, init_std):
 def test_every_way_to_ask_gives_the_same_answer(covariance, kwargs):
     policy = make_policy(covariance=covariance, contextual_std=True, **kwargs)
     observations = th.randn(20, 5)
-    gaussian, values = policy.gaussian_and_values(observations)
+    gaussian, values = policy.predicted_and_values(observations)
     distribution = policy.get_distribution(observations)
     assert isinstance(distribution, ProjectedGaussianDistribution)
     actions, forward_values, log_prob = policy(observations)
@@ -246,11 +246,6 @@ def test_set_scale_changes_nothing_else():
 def test_sde_is_not_available():
     with pytest.raises(ValueError, match="use_sde is not available"):
         make_policy(use_sde=True)
-
-
-def test_needs_a_box():
-    with pytest.raises(ValueError, match="needs a Box action space"):
-        TRPLPolicy(OBSERVATIONS, spaces.Discrete(3), lambda _: 1e-3)
 
 
 def test_ppo_trains_a_critic_with_a_policy_of_one_optimizer():

@@ -29,8 +29,8 @@ def random_data(model: TRPL, n: int) -> tuple[Rollout, TrustRegion, Weights]:
     old = Gaussian(predicted.mean + 0.2 * th.randn(n, 1), std=1.05 * predicted.std)
     actions = old.sample()
     rollout = Rollout(observations, actions, th.zeros(n), old.log_prob(actions), th.randn(n), th.randn(n))
-    bounds = (th.tensor(bound, dtype=th.float64) for bound in (0.03, 1e-3))
-    return rollout, TrustRegion(model.trust_region_layer, old, *bounds), model._weights()
+    bounds = tuple(th.tensor(bound, dtype=th.float64) for bound in (0.03, 1e-3))
+    return rollout, TrustRegion(model.trust_region_layer, old, bounds), model._weights()
 
 
 def steps_of(model: TRPL, compiled: bool, policy) -> EagerStep:
