@@ -413,8 +413,8 @@ def test_second_derivatives_of_the_penalty_of_categoricals(mode):
 
     def function(values):
         logits = values.masked_fill(impossible, -float("inf"))
-        # The tangent of PyTorch's log_softmax cannot be differentiated.
-        predicted = Categorical(logits - logits.logsumexp(-1, keepdim=True))
+        # The tangents of PyTorch's log_softmax and logsumexp cannot be differentiated.
+        predicted = Categorical(logits - logits.exp().sum(-1, keepdim=True).log())
         return KLProjection().penalty(predicted, target).sum()
 
     check_second(function, policy(new).log_probs.masked_fill(impossible, 0.0), mode)
