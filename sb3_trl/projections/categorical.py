@@ -168,7 +168,7 @@ class Categorical(Distribution):
 
         :raises ValueError: if β is above the largest entropy at a state, or, with ``equality``, not positive.
         """
-        log_p, log_uniform, largest = self.finite, self._log_uniform(), self._largest_entropy()
+        log_p, largest = self.finite, self.largest_entropy()
         bound = torch.as_tensor(bound, dtype=torch.float64, device=log_p.device)
         if can_branch(bound):
             self._check_entropy(bound, largest, equality)
@@ -179,18 +179,23 @@ class Categorical(Distribution):
             limit = torch.where(entropy < bound, torch.ones_like(bound), _FURTHEST) if equality else 1.0
             # KL(p̃ ‖ uniform) = log k − H(p̃); less than this lower bound is lost in rounding.
             room = (largest - bound).clamp(min=1e-13)
-        return Categorical(self.like(tilt(log_p, log_uniform, room, active, limit)))
+        return Categorical(self.like(tilt(log_p, self._log_uniform(), room, active, limit)))
+
+    def largest_entropy(self) -> Tensor:
+        """The entropy of the uniform distribution over the possible actions, in nats; float64, ``(*batch,)``."""
+        return self._log_counts().sum(-1)
+
+    def _log_counts(self) -> Tensor:
+        """The logarithm of how many actions are possible, in float64; ``(*batch, factors)``."""
+        size, device = self.log_probs.shape, self.log_probs.device
+        if self.impossible is None:
+            return torch.full(size[:-1], math.log(size[-1]), dtype=torch.float64, device=device)
+        return (~self.impossible).sum(-1).double().log()
 
     def _log_uniform(self) -> Tensor:
-        """The uniform distribution over the possible actions, in float64."""
-        size = self.log_probs.shape
-        if self.impossible is None:
-            return torch.full(size, -math.log(size[-1]), dtype=torch.float64, device=self.log_probs.device)
-        return torch.where(self.impossible, _FLOOR, 0.0).double().log_softmax(-1)
-
-    def _largest_entropy(self) -> Tensor:
-        """log k in nats, k the number of possible actions, of all factors; float64, ``(*batch,)``."""
-        return -self._log_uniform().amax(-1).sum(-1)
+        """The finite log-probabilities of the uniform distribution over the possible actions, in float64."""
+        log_uniform = -self._log_counts().unsqueeze(-1).expand(self.log_probs.shape)
+        return log_uniform if self.impossible is None else log_uniform.masked_fill(self.impossible, _FLOOR)
 
     def _check_entropy(self, bound: Tensor, largest: Tensor, equality: bool) -> None:
         if equality and not bool((bound > 0).all()):

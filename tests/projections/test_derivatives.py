@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from sb3_trl.projections import (
+    Categorical,
     EntropySchedule,
     Gaussian,
     KLProjection,
@@ -20,7 +21,7 @@ from sb3_trl.projections.gaussian import frobenius, kl, wasserstein
 from sb3_trl.projections.root import implicit_gradient
 from sb3_trl.projections.spectral import spd_sqrt, sqrt_difference
 
-from .cases import ALL, KINDS, gaussian, moved, pair
+from .cases import ALL, KINDS, categorical, gaussian, moved, pair, tilted
 
 
 class LogProjection(Projection):
@@ -171,6 +172,81 @@ def test_first_derivatives_of_square_roots(function):
     check_first(lambda x: (function(x),), (matrix,), (step + step.mT,))
 
 
+MASKS = {
+    "free": th.ones(3, 7, dtype=th.bool),
+    "masked": th.tensor([[1, 1, 0, 1, 1, 1, 1], [0, 1, 0, 1, 0, 1, 1], [1, 1, 1, 0, 1, 1, 0]], dtype=th.bool),
+}
+
+
+def logits_of_two_factors(mask: str, size: list[float], spread: float = 1.0):
+    """Logits, and how to make policies of them: three actions in the first factor and four in the second."""
+    old = spread * th.randn(3, 7, dtype=th.float64)
+    new = old + th.tensor(size, dtype=th.float64).unsqueeze(-1) * th.randn_like(old)
+    return new, old, lambda logits: Categorical.from_logits(logits, (3, 4), MASKS[mask])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("spread", [1.0, 8.0])
+@pytest.mark.parametrize("per_state", [True, False], ids=["bounds", "bound"])
+def test_first_derivatives_of_the_projection_of_categoricals(size, mask, spread, per_state):
+    new, old, policy = logits_of_two_factors(mask, SIZES[size], spread)
+    bound = th.tensor([0.01, 0.02, 0.03], dtype=th.float64) if per_state else 0.01
+    projection = KLProjection(kl_bound=bound)
+    finite = ~policy(new).log_probs.isneginf()
+
+    def function(logits):
+        return (projection(policy(logits), policy(old)).log_probs[finite],)
+
+    check_first(function, (new,), (signs(new),))
+    # Impossible actions have no part in it, whatever is sent back from them.
+    pull = vjp(lambda logits: projection(policy(logits), policy(old)).log_probs, new)[1]
+    (gradient,) = pull(finite.to(new.dtype))
+    assert th.allclose(pull(th.ones_like(gradient).new_ones(finite.shape))[0], gradient)
+
+
+def test_log_probabilities_need_not_be_normalised_to_be_differentiated():
+    """With respect to the log-probabilities themselves; a constant added to them changes nothing."""
+    old = categorical(4, sizes=(5,))
+    new = tilted(old, 1.0)
+
+    def function(log_probs):
+        return (KLProjection()(Categorical(log_probs), old).log_probs,)
+
+    check_first(function, (new.log_probs,), (signs(new.log_probs),))
+    assert jvp(function, (new.log_probs,), (th.ones_like(new.log_probs),))[1][0].abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_first_derivatives_of_distance_and_penalty_of_categoricals(mask):
+    new, old, policy = logits_of_two_factors(mask, SIZES["mixed"])
+    projection = KLProjection()
+    target = projection(policy(new), policy(old))
+
+    def function(logits):
+        return *projection.distance(policy(logits), policy(old)), projection.penalty(policy(logits), target)
+
+    check_first(function, (new,), (signs(new),))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("equality", [True, False])
+@pytest.mark.parametrize("entropy_first", [True, False])
+def test_first_derivatives_of_the_layer_with_categoricals(mask, equality, entropy_first):
+    new, old, policy = logits_of_two_factors(mask, SIZES["outside"])
+    old = policy(old)
+    share = th.tensor([0.5, -0.1, 0.2], dtype=th.float64)
+    bound = old.entropy() + share * (old.largest_entropy() - old.entropy())
+    layer = TrustRegionLayer(KLProjection(), EntropySchedule(), equality, entropy_first)
+    finite = ~old.log_probs.isneginf()
+
+    def function(logits):
+        projected = layer(policy(logits), old, entropy_bound=bound)
+        return projected.log_probs[finite], projected.entropy(), layer.projection.penalty(policy(logits), old)
+
+    check_first(function, (new,), (signs(new),))
+
+
 # --- derivatives of second order ---
 
 
@@ -312,6 +388,39 @@ def test_second_derivatives_of_distances_from_eigenvalues_are_an_error(mode, nam
 
 
 @in_every_mode
+@pytest.mark.parametrize("what", ["projection", "entropy"])
+def test_second_derivatives_of_categoricals_found_by_a_solver_are_an_error(mode, what):
+    new, old, policy = logits_of_two_factors("free", SIZES["mixed"])
+    for linear in (True, False):
+
+        def function(logits, linear=linear):
+            if what == "projection":
+                log_probs = KLProjection()(policy(logits), policy(old)).log_probs
+            else:
+                log_probs = control_entropy(policy(logits), 1.9).log_probs
+            log_probs = log_probs.flatten(-2)[:, [0, 1, 2, 4, 5, 6, 7]]
+            return log_probs.sum() if linear else objective(log_probs)
+
+        with pytest.raises(RuntimeError, match="the projection of log-probabilities can be differentiated once"):
+            SECOND[mode](function, new)
+
+
+@in_every_mode
+def test_second_derivatives_of_the_penalty_of_categoricals(mode):
+    new, old, policy = logits_of_two_factors("masked", SIZES["mixed"])
+    target = KLProjection()(policy(new), policy(old))
+    impossible = target.impossible
+
+    def function(values):
+        logits = values.masked_fill(impossible, -float("inf"))
+        # The tangents of PyTorch's log_softmax and logsumexp cannot be differentiated.
+        predicted = Categorical(logits - logits.exp().sum(-1, keepdim=True).log())
+        return KLProjection().penalty(predicted, target).sum()
+
+    check_second(function, policy(new).log_probs.masked_fill(impossible, 0.0), mode)
+
+
+@in_every_mode
 def test_second_derivatives_of_a_users_projection(mode):
     new, old = pair(3, dim=2, kind="diagonal", size=1.0)
     check_second(lambda scale: objective(make("own")(new.with_scale(scale), old).scale), new.scale, mode)
@@ -352,6 +461,21 @@ def test_first_derivatives_in_compiled_code(kind):
     step = steps(new)[1]
     got = th.compile(function, backend="eager", fullgraph=True, dynamic=False)(new.scale, step)
     assert th.allclose(got, function(new.scale, step), rtol=1e-9, atol=1e-12)
+
+
+def test_first_derivatives_of_categoricals_in_compiled_code():
+    th._dynamo.reset()
+    new, old, policy = logits_of_two_factors("masked", SIZES["mixed"])
+    old = policy(old)
+    finite = ~old.log_probs.isneginf()
+
+    def function(x, step):
+        projected = jvp(lambda x: KLProjection()(policy(x), old).log_probs, (x,), (step,))[1]
+        return th.where(finite, projected, 0.0)
+
+    step = signs(new)
+    got = th.compile(function, backend="eager", fullgraph=True, dynamic=False)(new, step)
+    assert th.allclose(got, function(new, step), rtol=1e-9, atol=1e-12)
 
 
 def test_what_a_first_derivative_is_linear_in_may_be_differentiated():
@@ -408,6 +532,27 @@ def test_bounds_of_the_projection_have_no_derivatives(name, kind):
     projected = projection(new, old)
     assert not projected.mean.requires_grad
     assert not projected.scale.requires_grad
+
+
+def test_old_categoricals_and_bounds_have_no_derivatives():
+    new, old, policy = logits_of_two_factors("masked", SIZES["mixed"])
+    new = policy(new)
+    old = policy(old)
+    kept = ~old.log_probs.isneginf()
+    inputs = (old.log_probs[kept], th.full((3,), 0.02, dtype=th.float64), old.entropy() + 0.02)
+    layer = TrustRegionLayer(KLProjection())
+
+    def function(values, bound, entropy):
+        before = Categorical(old.log_probs.masked_scatter(kept, values))
+        return layer(new, before, kl_bound=bound, entropy_bound=entropy).log_probs[kept]
+
+    tangents = jvp(function, inputs, tuple(map(th.ones_like, inputs)))[1]
+    assert (tangents == 0).all()
+    assert all((g == 0).all() for g in vjp(function, *inputs)[1](th.ones_like(inputs[0])))
+    assert not function(*[x.clone().requires_grad_() for x in inputs]).requires_grad
+    projection = KLProjection(kl_bound=0.01)
+    projection.kl_bound = th.tensor(0.01, requires_grad=True)
+    assert not projection(new, old).log_probs.requires_grad
 
 
 @every_kind

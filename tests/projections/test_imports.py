@@ -41,6 +41,9 @@ for projection in (KLProjection(), WassersteinProjection(), FrobeniusProjection(
     layer = TrustRegionLayer(projection, EntropySchedule())
     projected = layer(new, old, entropy_bound=layer.entropy_bound(old, 0.5))
     assert projection.distance(projected, old)[0].max() < 0.1
+old, new = (Categorical.from_logits(torch.randn(4, 3)) for _ in range(2))
+layer = TrustRegionLayer(KLProjection(), EntropySchedule())
+assert layer(new, old, entropy_bound=layer.entropy_bound(old, 0.5)).log_probs.isfinite().all()
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

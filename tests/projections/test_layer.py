@@ -5,21 +5,19 @@ import math
 import pytest
 import torch as th
 
-from sb3_trl.projections import EntropySchedule, KLProjection, TrustRegionLayer, control_entropy
+from sb3_trl.projections import Categorical, EntropySchedule, KLProjection, TrustRegionLayer, control_entropy
 
-from .cases import KINDS, SEPARATE, gaussian, moved, pair
+from .cases import CASES, KINDS, SEPARATE, categorical, equal, gaussian, moved, pair
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
+of_any_kind = pytest.mark.parametrize("kind", [*KINDS, "categorical"])
 
 
-@every_kind
-@pytest.mark.parametrize("name", SEPARATE)
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] in SEPARATE])
 def test_without_entropy_bound_the_layer_is_the_projection(name, kind):
     projection = SEPARATE[name]()
     new, old = pair(6, dim=3, kind=kind)
-    got, expected = TrustRegionLayer(projection)(new, old), projection(new, old)
-    assert th.equal(got.mean, expected.mean)
-    assert th.equal(got.scale, expected.scale)
+    assert equal(TrustRegionLayer(projection)(new, old), projection(new, old))
 
 
 def test_bounds_of_the_call_replace_those_of_the_projection():
@@ -52,7 +50,25 @@ def test_the_last_of_the_two_constraints_has_the_last_word(name, kind, equality)
     assert (projected.entropy() > projection(new, old).entropy()).all()
 
 
-@every_kind
+@pytest.mark.parametrize("equality", [False, True])
+def test_the_last_of_the_two_constraints_has_the_last_word_for_categoricals(equality):
+    """A prediction that is surer of itself, and an entropy bound that the trust region does not reach."""
+    projection = KLProjection(kl_bound=1e-3)
+    old = categorical(6, sizes=(4, 3), spread=2.0)
+    new = Categorical((1.5 * old.log_probs).log_softmax(-1))
+    bound = old.entropy() + 0.9 * (math.log(12) - old.entropy())
+    entropy_last = TrustRegionLayer(projection, entropy_equality=equality)
+    projected = entropy_last(new, old, entropy_bound=bound)
+    assert th.allclose(projected.entropy(), bound, rtol=0, atol=1e-9)
+    assert not projection.is_inside(projected, old).any()
+    entropy_first = TrustRegionLayer(projection, entropy_equality=equality, entropy_first=True)
+    projected = entropy_first(new, old, entropy_bound=bound)
+    assert projection.is_inside(projected, old).all()
+    assert (projected.entropy() < bound).all()
+    assert (projected.entropy() > projection(new, old).entropy()).all()
+
+
+@of_any_kind
 def test_entropy_bound_that_holds_changes_nothing(kind):
     projection = KLProjection()
     new, old = pair(6, dim=3, kind=kind)
@@ -60,28 +76,38 @@ def test_entropy_bound_that_holds_changes_nothing(kind):
     bound = th.minimum(new.entropy(), plain.entropy()).min() - 0.1
     for entropy_first in (False, True):
         layer = TrustRegionLayer(projection, entropy_first=entropy_first)
-        assert th.equal(layer(new, old, entropy_bound=bound).scale, plain.scale)
+        assert equal(layer(new, old, entropy_bound=bound), plain)
 
 
-def test_without_projection_only_the_entropy_is_controlled():
-    new, old = pair(6, dim=3, kind="diagonal")
+@of_any_kind
+def test_without_projection_only_the_entropy_is_controlled(kind):
+    new, old = pair(6, dim=3, kind=kind)
     layer = TrustRegionLayer(None)
     assert layer(new, old) is new
-    bound = new.entropy() + 1.0
+    bound = new.entropy() + 0.01
     for entropy_first in (False, True):
         layer = TrustRegionLayer(None, entropy_first=entropy_first)
         got = layer(new, old, entropy_bound=bound)
-        assert th.equal(got.scale, control_entropy(new, bound).scale)
+        assert not equal(got, new)
+        assert equal(got, control_entropy(new, bound))
 
 
-def test_initial_entropy_is_that_of_the_first_batch_and_stays():
+@of_any_kind
+def test_initial_entropy_is_that_of_the_first_batch_and_stays(kind):
     layer = TrustRegionLayer(KLProjection(), EntropySchedule("linear", target_entropy=0.0))
-    first, second = gaussian(8, dim=3, kind="diagonal"), gaussian(8, dim=3, kind="diagonal")
+    (first, _), (second, _) = (pair(8, dim=3, kind=kind) for _ in range(2))
     initial = first.entropy().mean().item()
     assert not layer.has_initial_entropy
     assert layer.entropy_bound(first, 0.0) == pytest.approx(initial)
     assert layer.entropy_bound(second, 0.5) == pytest.approx(0.5 * initial)
     assert layer.initial_entropy.item() == pytest.approx(initial)
+
+
+def test_the_target_entropy_counts_per_factor():
+    layer = TrustRegionLayer(KLProjection(), EntropySchedule("linear", target_entropy=0.2))
+    old = categorical(8, sizes=(4, 3, 2))
+    assert layer.entropy_bound(old, 0.0) == pytest.approx(old.entropy().mean().item())
+    assert layer.entropy_bound(old, 1.0) == pytest.approx(0.6)
 
 
 def test_initial_entropy_is_saved_and_loaded():

@@ -126,6 +126,117 @@ def test_find_root_stays_below_a_function_that_jumps():
     assert t > 0.49
 
 
+# --- the method of third order ---
+
+
+def saturating(rate: th.Tensor):
+    """f(t) = 1 − (1 + ct) exp(−ct), which is ½(ct)² at first and never 1; and its slope, and the slope's exponent."""
+
+    def function(t):
+        x = rate * t
+        return 1 - (1 + x) * th.exp(-x), x.square() * th.exp(-x), 2 - x
+
+    return function
+
+
+def growing(rate: th.Tensor):
+    """f(t) = 1 + (ct − 1) exp(ct), likewise."""
+
+    def function(t):
+        x = rate * t
+        return 1 + (x - 1) * th.exp(x), x.square() * th.exp(x), 2 + x
+
+    return function
+
+
+def counting(function):
+    """The function, and a list that grows with every evaluation."""
+    calls = []
+    return lambda t: calls.append(t.numel()) or function(t), calls
+
+
+@pytest.mark.parametrize("shape", [saturating, growing])
+def test_third_order_finds_the_root_wherever_it_starts(shape):
+    rate = 10 ** (2 * th.rand(2000, dtype=th.float64) - 0.5)
+    bound = 10 ** (-6 * th.rand(2000, dtype=th.float64) - 1e-4)
+    start = 10 ** (-6 * th.rand(2000, dtype=th.float64))
+    limit = th.full_like(start, 1e4)
+    function, calls = counting(shape(rate))
+    t = find_root(function, bound, start, limit)
+    assert th.allclose(function(t)[0], bound, rtol=1e-10)
+    assert len(calls) <= 20
+
+
+def test_third_order_takes_fewer_steps_than_newton():
+    rate = th.full((100,), 30.0, dtype=th.float64)
+    bound = th.full_like(rate, 0.9)
+    start = th.linspace(0.01, 0.3, 100, dtype=th.float64)
+    limit = th.ones_like(rate)
+    third, calls = counting(saturating(rate))
+    newton, more_calls = counting(lambda t: saturating(rate)(t)[:2])
+    assert th.allclose(find_root(third, bound, start, limit), find_root(newton, bound, start, limit), rtol=1e-7)
+    assert len(calls) < len(more_calls)
+
+
+def test_third_order_is_exact_where_the_slope_is_a_power():
+    function, calls = counting(lambda t: (t**3, 3 * t**3, th.full_like(t, 3.0)))
+    start = th.tensor([1e-3, 0.2, 1.0], dtype=th.float64)
+    t = find_root(function, th.tensor(0.1, dtype=th.float64), start, th.ones_like(start))
+    assert th.allclose(t, th.full_like(t, 0.1 ** (1 / 3)), rtol=1e-14)
+    assert len(calls) == 2
+
+
+def test_third_order_does_not_take_a_flat_place_for_a_root():
+    """A step: below it, and above it, the slope is zero, and there is no model at all."""
+
+    def function(t):
+        x = (2000 * (t - 0.6)).clamp(-700, 700)
+        p = th.sigmoid(x)
+        slope = t * 2000 * p * (1 - p)
+        return p, slope, 1 + t * 2000 * (1 - 2 * p)
+
+    bound = th.tensor([1e-3, 0.5, 0.999], dtype=th.float64)
+    for start in (1e-6, 0.3, 1.0):
+        t = find_root(function, bound, th.full_like(bound, start), th.ones_like(bound))
+        assert th.allclose(function(t)[0], bound, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_hard", [0, 1, 30])
+def test_the_last_few_are_solved_apart(n_hard):
+    rate = th.ones(200, dtype=th.float64)
+    bound = th.full_like(rate, 1e-4)
+    rate[17 : 17 + n_hard], bound[17 : 17 + n_hard] = 40.0, 0.97
+    start, limit = (2 * bound).sqrt() / rate, th.ones_like(rate)
+    function, calls = counting(growing(rate))
+    expected = find_root(function, bound, start, limit)
+    whole = calls.copy()
+    calls.clear()
+
+    def rows(index):
+        calls.append(0)  # which says that it was asked for
+        return counting_rows(growing(rate[index]), calls)
+
+    t = find_root(function, bound, start, limit, rows)
+    assert th.allclose(t, expected, rtol=1e-8)
+    assert sum(calls) <= sum(whole)
+    assert (0 in calls) == (n_hard > 0)
+
+
+def counting_rows(function, calls):
+    return lambda t: calls.append(t.numel()) or function(t)
+
+
+@pytest.mark.parametrize("shape", [saturating, growing])
+def test_unrolled_third_order(monkeypatch, shape):
+    monkeypatch.setattr(root, "can_branch", lambda tensor: False)
+    rate = 1 + 3 * th.rand(1000, dtype=th.float64)
+    bound = 10 ** (-4 * th.rand(1000, dtype=th.float64) - 0.1)
+    function = shape(rate)
+    t = find_root(function, bound, (2 * bound).sqrt() / rate, th.full_like(rate, 10.0))
+    assert (function(t)[0] <= bound * (1 + 1e-9)).all()
+    assert th.allclose(function(t)[0], bound, rtol=1e-9)
+
+
 def test_pole_limit_is_above_the_root():
     a = ratios(4000, 3)
     for bound in (1e-4, 0.1, 3.0, 30.0):
