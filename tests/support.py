@@ -219,7 +219,8 @@ def make_model(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> TRP
     Its standard deviation is 1 at first, if ``policy_kwargs`` does not say otherwise.
     """
     small = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "n_critic_epochs": 2, "seed": 0, "device": "cpu"}
-    policy_kwargs = {"init_std": 1.0} | (kwargs.pop("policy_kwargs", None) or {})
+    is_gaussian = not isinstance(env, str) or "CartPole" not in env
+    policy_kwargs = ({"init_std": 1.0} if is_gaussian else {}) | (kwargs.pop("policy_kwargs", None) or {})
     return TRPL(policy, PointEnv() if env is None else env, policy_kwargs=policy_kwargs, **(small | kwargs))
 
 

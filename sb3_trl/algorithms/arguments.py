@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sb3_trl.policies.actor_critic import GAUSSIAN_ARGUMENTS
@@ -13,6 +13,7 @@ from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.projections import Projection
 
 __all__ = [
+    "check_absent",
     "check_at_least",
     "check_bounds",
     "check_categorical",
@@ -48,6 +49,19 @@ def check_at_least(algorithm: Any, least: Mapping[str, float]) -> None:
         if not value >= minimum:
             rule = "must not be negative" if minimum == 0 else f"must be at least {minimum}"
             raise ValueError(f"{name}={value} {rule}.")
+
+
+def check_absent(algorithm: Any, names: Iterable[str], needed: str) -> None:
+    """Check that arguments that need another one are not given without it.
+
+    :param algorithm: Has them as attributes.
+    :param names: Which.
+    :param needed: What they need, for the error.
+    :raises ValueError: for one that is given.
+    """
+    for name in names:
+        if getattr(algorithm, name):
+            raise ValueError(f"{name}={getattr(algorithm, name)} needs {needed}.")
 
 
 def check_positive(algorithm: Any, *names: str) -> None:
@@ -93,7 +107,7 @@ def check_categorical(algorithm: Any, projection: Projection | None) -> None:
             raise ValueError(f"{given} is for Gaussians, but actions of {space} are categorical: leave it out.")
     if projection is not None and not projection.projects_categoricals:
         raise ValueError(
-            f"{type(projection).__name__} is for Gaussians, but actions of {space} are categorical: use projection='kl'."
+            f"{type(projection).__name__} is for Gaussians, but actions of {space} are categorical: use 'kl'."
         )
     if algorithm.entropy_schedule is None:
         return
@@ -103,7 +117,7 @@ def check_categorical(algorithm: Any, projection: Projection | None) -> None:
         raise ValueError(f"target_entropy={target}: no policy of {space} has more than {largest:.3f} nats per factor.")
     if algorithm.entropy_equality and not target > 0:
         raise ValueError(
-            f"target_entropy={target} with entropy_equality=True must be positive, as entropies of discrete actions are."
+            f"target_entropy={target} with entropy_equality=True must be positive: entropies of discrete actions are."
         )
 
 

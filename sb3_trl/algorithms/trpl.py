@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trl.algorithms.arguments import check_at_least, check_bounds, check_categorical
+from sb3_trl.algorithms.arguments import check_absent, check_at_least, check_bounds, check_categorical
 from sb3_trl.algorithms.enforcement import roll_back
 from sb3_trl.algorithms.hard import step_inside
 from sb3_trl.algorithms.losses import Weights, normalize, surrogate_loss, trust_region_loss, value_loss
@@ -279,14 +279,8 @@ class TRPL(ProjectingAlgorithm):
 
     def _enforce(self, rollout: Rollout, region: TrustRegion, start: list[th.Tensor]) -> None:
         """Leave the policy that acts inside the bounds at every state of the batch, whatever it takes."""
-        steps = step_inside(
-            self.policy,
-            self._policy_learning_rate(),
-            rollout.observations,
-            region,
-            self.max_hard_steps,
-            self.max_grad_norm,
-        )
+        rate, limits = self._policy_learning_rate(), (self.max_hard_steps, self.max_grad_norm)
+        steps = step_inside(self.policy, rate, rollout.observations, region, *limits)
         self._rollbacks += roll_back(
             self.policy.optimizer,
             self._policy_state(),
@@ -333,12 +327,10 @@ class TRPL(ProjectingAlgorithm):
         if is_discrete:
             check_categorical(self, projection)
         check_at_least(self, {"trust_region_coef": 0, "n_critic_epochs": 0, "n_regression_epochs": 0})
-        for argument in ("hard", *_BOUNDS, "n_regression_epochs"):
-            if self.projection is None and getattr(self, argument):
-                raise ValueError(f"{argument}={getattr(self, argument)} needs a trust region: choose a projection.")
-        for argument in ("entropy_equality", "entropy_first"):
-            if self.entropy_schedule is None and getattr(self, argument):
-                raise ValueError(f"{argument}=True needs entropy control: choose an entropy_schedule.")
+        if self.projection is None:
+            check_absent(self, ("hard", *_BOUNDS, "n_regression_epochs"), "a trust region: choose a projection")
+        if self.entropy_schedule is None:
+            check_absent(self, ("entropy_equality", "entropy_first"), "entropy control: choose an entropy_schedule")
         if self.hard and self.entropy_schedule is not None and not self.entropy_first:
             raise ValueError("hard=True leaves the trust region the last word: set entropy_first=True with it.")
         if self.hard:

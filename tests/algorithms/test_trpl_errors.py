@@ -87,9 +87,7 @@ def test_the_rollout_counts_every_environment():
 
 
 def test_a_policy_without_a_gaussian():
-    with pytest.raises(
-        ValueError, match=r"ActorCriticPolicy has no distribution that can be projected: use 'MlpPolicy'"
-    ):
+    with pytest.raises(ValueError, match=r"ActorCriticPolicy has no distribution that can be projected: use"):
         TRPL(ActorCriticPolicy, PointEnv())
 
 

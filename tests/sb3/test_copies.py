@@ -10,7 +10,7 @@ import torch as th
 from changes import Calls, make
 from support import ALGORITHMS, all_equal, parameters
 
-from sb3_trl import LeanPPO
+from sb3_trl import TRPL, LeanPPO
 
 
 def pickled(model):
