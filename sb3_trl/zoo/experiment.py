@@ -7,11 +7,13 @@ import inspect
 import io
 import shlex
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import gymnasium as gym
 import optuna
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
@@ -38,6 +40,10 @@ ZOO_KEYS = (
 )
 
 
+#: Entry of a YAML file for tasks with discrete actions that have none of their own.
+DISCRETE_DEFAULT = "default_discrete"
+
+
 class Experiment(ExperimentManager):
     """``rl_zoo3``'s ``ExperimentManager``; ``--conf-file`` finds the package's YAML files too."""
 
@@ -52,7 +58,8 @@ class Experiment(ExperimentManager):
         _check_file(self.config)
         if self.trial_id is not None:
             self.custom_hyperparams = self._trial() | (self.custom_hyperparams or {})
-        hyperparams, saved = super().read_hyperparameters()
+        with self._default_of_its_kind():
+            hyperparams, saved = super().read_hyperparameters()
         for key in ("policy", "n_timesteps"):
             if key not in hyperparams:
                 raise ValueError(f"{self.config} has no {key!r} for {self.env_name.gym_id}.")
@@ -62,6 +69,22 @@ class Experiment(ExperimentManager):
                 self.eval_env_kwargs = hyperparams["env_kwargs"]
             self.args.env_kwargs = hyperparams["env_kwargs"]
         return _numbers(hyperparams), type(saved)(_numbers(saved))
+
+    @contextmanager
+    def _default_of_its_kind(self) -> Iterator[None]:
+        """Let a task with discrete actions and no entry find ``default_discrete`` in the place of ``default``."""
+        config, task = self.config, self.env_name.gym_id
+        content = yaml.safe_load(Path(config).read_text()) if Path(config).suffix in (".yml", ".yaml") else {}
+        if DISCRETE_DEFAULT not in content or task in content or self._is_atari or not _is_discrete(task):
+            yield
+            return
+        with TemporaryDirectory() as folder:
+            self.config = str(Path(folder, Path(config).name))
+            Path(self.config).write_text(yaml.safe_dump({"default": content[DISCRETE_DEFAULT]}))
+            try:
+                yield
+            finally:
+                self.config = config
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         processed = super()._preprocess_hyperparams(hyperparams)
@@ -147,6 +170,12 @@ def _check_file(config: str) -> None:
             f"{config} must map environment ids, or 'default', to hyperparameters:\n"
             "  HalfCheetah-v5:\n    policy: MlpPolicy\n    n_timesteps: 1000000"
         )
+
+
+def _is_discrete(task: str) -> bool:
+    env = gym.make(task)
+    env.close()
+    return not isinstance(env.action_space, gym.spaces.Box)
 
 
 def _numbers(hyperparams: dict[str, Any]) -> dict[str, Any]:

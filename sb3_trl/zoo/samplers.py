@@ -16,19 +16,24 @@ def sample_trpl_params(
     """Draw TRPL's hyperparameters; no minibatch can be larger than a rollout.
 
     :param trial: The Optuna trial.
-    :param n_actions: Unused, as are the next two: the RL Zoo calls every sampler with them.
-    :param n_envs: Unused.
+    :param n_actions: 0 where actions are discrete.
+    :param n_envs: Unused, as is the next: the RL Zoo calls every sampler with them.
     :param additional_args: Unused.
     """
     own = {
         "n_critic_epochs": trial.suggest_categorical("n_critic_epochs", [5, 10, 20]),
         "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 5e-3, log=True),
-        "projection": trial.suggest_categorical("projection", ["kl", "w2", "frobenius"]),
-        "mean_bound": trial.suggest_float("mean_bound", 5e-3, 0.2, log=True),
-        "cov_bound": trial.suggest_float("cov_bound", 1e-4, 1e-2, log=True),
         "trust_region_coef": trial.suggest_float("trust_region_coef", 1.0, 64.0, log=True),
-        "init_std": trial.suggest_float("init_std", 0.1, 1.0, log=True),
     }
+    if n_actions:
+        own |= {
+            "projection": trial.suggest_categorical("projection", ["kl", "w2", "frobenius"]),
+            "mean_bound": trial.suggest_float("mean_bound", 5e-3, 0.2, log=True),
+            "cov_bound": trial.suggest_float("cov_bound", 1e-4, 1e-2, log=True),
+            "init_std": trial.suggest_float("init_std", 0.1, 1.0, log=True),
+        }
+    else:
+        own |= {"kl_bound": trial.suggest_float("kl_bound", 1e-3, 0.2, log=True)}
     return convert_trpl_params(_sample_common(trial) | own)
 
 
@@ -76,9 +81,9 @@ def _sample_common(trial: optuna.Trial) -> dict[str, Any]:
 def convert_trpl_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """Return the constructor arguments that a trial's parameters stand for; PAPI's too."""
     params = dict(sampled_params)
-    init_std = params.pop("init_std")
+    own = {"init_std": params.pop("init_std")} if "init_std" in params else {}
     params = convert_onpolicy_params(params)
-    params["policy_kwargs"]["init_std"] = init_std
+    params["policy_kwargs"] |= own
     return params
 
 
