@@ -16,6 +16,7 @@ from sb3_trl.algorithms.base import TrustRegionAlgorithm
 from sb3_trl.algorithms.enforcement import Checkpoint, refined, roll_back, step_until_clean
 from sb3_trl.algorithms.kl_region import KLRegion, divergence
 from sb3_trl.algorithms.losses import Weights, clipped_values, normalize, surrogate_loss, value_loss
+from sb3_trl.algorithms.masking import ActionMasking
 from sb3_trl.penalty import BetaDual, kl_statistic
 from sb3_trl.policies.action_parameters import ActionParameters, Actions, ActionsAndValues, actor_parameters, join
 from sb3_trl.policies.parameters import statistics
@@ -28,7 +29,7 @@ from sb3_trl.table import Table, table
 __all__ = ["FixPO"]
 
 
-class FixPO(TrustRegionAlgorithm):
+class FixPO(ActionMasking, TrustRegionAlgorithm):
     """Fixup Policy Optimization (Zentner et al., 2023, https://arxiv.org/abs/2312.05405), for any action space.
 
     Primary phase: −E[π(a|s)/π_old(a|s)·Â] + c_v·L_VF + sg(β)·E[KL], and a step on β after every minibatch that
@@ -197,9 +198,9 @@ class FixPO(TrustRegionAlgorithm):
 
         Everything is put back if that leads to numbers that are not finite. Returns whether it does not.
         """
-        forward, optimizer = ActionsAndValues(self.policy), self.policy.optimizer
+        forward, optimizer, rule = ActionsAndValues(self.policy), self.policy.optimizer, self.dual.rule
         try:
-            self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **self.dual.rule)
+            self._take_steps("primary", self._primary_loss, forward, optimizer, data, 1, stats, **rule)
         except FloatingPointError:
             start.restore()
             return False
@@ -237,8 +238,8 @@ class FixPO(TrustRegionAlgorithm):
         forward, optimizer = Actions(self.policy), self.policy.optimizer
         step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self.dual.rule)
         size = min(self.fixup_batch_size, states.n_rows)
-        measure = self._measurement(region, forward, states, size)
-        steps, clean = step_until_clean(states, size, measure, region.is_clean, step, self.max_fixup_steps)
+        measure, limit = self._measurement(region, forward, states, size), self.max_fixup_steps
+        steps, clean = step_until_clean(states, size, measure, region.is_clean, step, limit)
         if not clean:
             self._roll_back(region, states, start)
         self.policy.set_training_mode(True)
@@ -279,9 +280,8 @@ class FixPO(TrustRegionAlgorithm):
 
     def _rollout(self) -> Rollout:
         rollout = super()._rollout()
-        if not self.raw_advantage:
-            return rollout
-        return rollout._replace(advantages=rollout.advantages * reward_scale(self.get_vec_normalize_env()))
+        scale = reward_scale(self.get_vec_normalize_env()) if self.raw_advantage else 1.0
+        return rollout._replace(advantages=rollout.advantages * scale)
 
     def _action_parameters(self, observations: Any) -> ActionParameters:
         """Return the policy's distributions at all states of the rollout, without gradient."""
@@ -302,7 +302,7 @@ class FixPO(TrustRegionAlgorithm):
         self._log_explained_variance(rollout)
         self._log("trust_region", region.measure(acting, old))
         primary_steps = self.n_epochs * -(-len(rollout.returns) // self.batch_size)
-        fixpo = {
+        values = {
             "kl_max": region.divergence(acting, old).max().item(),
             "kl_bound": region.bound,
             "beta": self.dual.value.item(),
@@ -310,9 +310,9 @@ class FixPO(TrustRegionAlgorithm):
             "fixup_share": fixup_steps / (primary_steps + fixup_steps),
             "rollbacks": self._rollbacks,
         }
-        self._log("fixpo", fixpo)
+        self._log("fixpo", values)
         if hasattr(self.policy, "log_std"):
-            self._log("train", {"std": self.policy.log_std.exp().mean().item()})
+            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _setup_model(self) -> None:

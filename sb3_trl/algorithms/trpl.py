@@ -13,11 +13,13 @@ from sb3_trl.algorithms.arguments import check_absent, check_at_least, check_bou
 from sb3_trl.algorithms.enforcement import roll_back
 from sb3_trl.algorithms.hard import step_inside
 from sb3_trl.algorithms.losses import Weights, normalize, surrogate_loss, trust_region_loss, value_loss
+from sb3_trl.algorithms.masking import ActionMasking
 from sb3_trl.algorithms.projecting import ProjectingAlgorithm
 from sb3_trl.algorithms.trust_region import TrustRegion
 from sb3_trl.policies.actor_critic import TRPLPolicy
 from sb3_trl.policies.categorical import DISCRETE
 from sb3_trl.policies.forward import ForwardPass
+from sb3_trl.policies.masks import unmasked
 from sb3_trl.projections import (
     Categorical,
     EntropySchedule,
@@ -40,7 +42,7 @@ __all__ = ["TRPL"]
 _BOUNDS = (*Gaussian.bound_names, *Categorical.bound_names)
 
 
-class TRPL(ProjectingAlgorithm):
+class TRPL(ActionMasking, ProjectingAlgorithm):
     """Trust Region Projection Layers (Algorithm 2 of Otto et al., 2021, https://openreview.net/forum?id=qYZD-AO1Vn).
 
     The policy that collects rollouts is the network's Gaussian π_θ. The loss looks at its projection π̃ onto a
@@ -209,9 +211,9 @@ class TRPL(ProjectingAlgorithm):
     def _trust_region(self, rollout: Rollout) -> TrustRegion:
         """Return the trust region around the policy that collected the rollout, with the bounds of now."""
         old = self._predictions(rollout)
-        progress = self._current_progress_remaining
+        progress, (observations, _) = self._current_progress_remaining, unmasked(rollout.observations)
         bounds = [
-            th.as_tensor(bound_at(bound, progress, rollout.observations), dtype=th.float64, device=self.device)
+            th.as_tensor(bound_at(bound, progress, observations), dtype=th.float64, device=self.device)
             for bound in self._bounds()
         ]
         if isinstance(old, Gaussian) and not old.is_contextual:

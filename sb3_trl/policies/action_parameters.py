@@ -24,6 +24,7 @@ from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies.families import BERNOULLI, CATEGORICAL, DIAGONAL, FULL, Family, Parameters, family_of_gsde
 from sb3_trl.policies.forward import actor_latent, latents
+from sb3_trl.policies.masks import unmasked
 from sb3_trl.policies.parameters import parameters_behind
 from sb3_trl.projections import Categorical, Gaussian
 from sb3_trl.table import Table, table
@@ -68,6 +69,13 @@ class ActionParameters:
         """Return the same parameters in float64, in which divergences are compared with bounds."""
         return ActionParameters(tuple(t.double() for t in self.tensors), self.family)
 
+    def masked(self, masks: Tensor) -> ActionParameters:
+        """Return the parameters without what is impossible.
+
+        :param masks: ``(n, m)``, as ``policies.masks`` has them.
+        """
+        return ActionParameters(self.family.masked(self.tensors, masks), self.family)
+
     def total(self) -> Tensor:
         """Return the sum of all parameters, a scalar that depends on every one of them."""
         return th.stack([t.sum() for t in self.tensors]).sum()
@@ -101,9 +109,18 @@ class Actions(nn.Module):
 
     def forward(self, observations: Any) -> Any:
         """Return them at a batch of observations."""
-        return self._actions(actor_latent(self.policy, observations))
+        observations, masks = unmasked(observations)
+        return self._actions(actor_latent(self.policy, observations), masks)
 
-    def _actions(self, latent: Tensor) -> ActionParameters:
+    def _actions(self, latent: Tensor, masks: Tensor | None) -> ActionParameters:
+        actions = self._unmasked_actions(latent)
+        return (
+            actions
+            if masks is None
+            else ActionParameters(actions.family.masked(actions.tensors, masks), actions.family)
+        )
+
+    def _unmasked_actions(self, latent: Tensor) -> ActionParameters:
         if self._head is not None:
             return self._head(self.policy, latent)
         try:
@@ -118,8 +135,9 @@ class ActionsAndValues(Actions):
 
     def forward(self, observations: Any) -> tuple[ActionParameters, Tensor]:
         """Return both at a batch of observations."""
+        observations, masks = unmasked(observations)
         latent_pi, latent_vf = latents(self.policy, observations)
-        return self._actions(latent_pi), self.policy.value_net(latent_vf)
+        return self._actions(latent_pi, masks), self.policy.value_net(latent_vf)
 
 
 def actor_parameters(policy: ActorCriticPolicy) -> list[nn.Parameter]:

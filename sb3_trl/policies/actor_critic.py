@@ -25,6 +25,7 @@ from sb3_trl.moved import old_modules
 from sb3_trl.policies.categorical import DISCRETE, ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies.forward import actor_latent, features_of, latents
+from sb3_trl.policies.masks import unmasked
 from sb3_trl.policies.parameters import parameters_behind
 from sb3_trl.projections import Gaussian
 
@@ -145,12 +146,14 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def predicted(self, observations: Any) -> Any:
         """Return the predicted π_θ(·|s) at a batch of observations: a ``Gaussian``, or a ``Categorical``."""
-        return self._get_action_dist_from_latent(actor_latent(self, observations)).predicted
+        observations, masks = unmasked(observations)
+        return self._masked_distribution(actor_latent(self, observations), masks).predicted
 
     def predicted_and_values(self, observations: Any) -> tuple[Any, th.Tensor]:
         """Return what ``predicted`` does and the values ``(batch, 1)``, with one pass through shared layers."""
+        observations, masks = unmasked(observations)
         latent_pi, latent_vf = latents(self, observations)
-        return self._get_action_dist_from_latent(latent_pi).predicted, self.value_net(latent_vf)
+        return self._masked_distribution(latent_pi, masks).predicted, self.value_net(latent_vf)
 
     def get_distribution(self, obs: Any) -> ProjectedDistribution:
         """Return the policy's distribution at a batch of observations."""
@@ -158,7 +161,7 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def predict_values(self, obs: Any) -> th.Tensor:
         """Return the values at a batch of observations, ``(batch, 1)``."""
-        return self.value_net(self.mlp_extractor.forward_critic(features_of(self, obs, critic=True)))
+        return self.value_net(self.mlp_extractor.forward_critic(features_of(self, unmasked(obs)[0], critic=True)))
 
     def set_scale(self, scale: th.Tensor) -> None:
         """Set the non-contextual standard deviation (or Cholesky factor), exactly."""
@@ -224,6 +227,10 @@ class TRPLPolicy(ActorCriticPolicy):
         """Return a new optimiser of the policy's class for some of its parameters."""
         kwargs: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
         return self.optimizer_class(parameters, **kwargs)
+
+    def _masked_distribution(self, latent_pi: th.Tensor, masks: th.Tensor | None) -> Any:
+        distribution: Any = self._get_action_dist_from_latent(latent_pi)
+        return distribution if masks is None else distribution.masked(masks)
 
     def heads(self) -> list[nn.Module]:
         """The layers whose outputs are the distribution's parameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch as th
@@ -17,6 +18,7 @@ from torch import nn
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution as TorchDistribution
 from torch.distributions import Independent
+from torch.nn import functional as F
 
 from sb3_trl.projections import Categorical, TrustRegionLayer
 
@@ -67,24 +69,33 @@ class ProjectedCategoricalDistribution(Distribution):
         """
         return self.twin.proba_distribution_net(latent_dim)
 
-    def proba_distribution(
-        self, action_logits: th.Tensor, action_masks: th.Tensor | None = None
-    ) -> ProjectedCategoricalDistribution:
+    def proba_distribution(self, action_logits: th.Tensor) -> ProjectedCategoricalDistribution:
         """Set the parameters of the distribution.
 
         :param action_logits: ``(batch, n)``.
-        :param action_masks: Which actions are possible, ``(batch, m)``: one entry per action of each factor.
         """
-        return self.with_categorical(self.from_outputs(action_logits, action_masks))
+        return self.with_categorical(self.from_outputs(action_logits))
 
-    def from_outputs(self, action_logits: th.Tensor, action_masks: th.Tensor | None = None) -> Categorical:
+    def from_outputs(self, action_logits: th.Tensor) -> Categorical:
         """Return the categoricals with these parameters, as in ``proba_distribution``."""
         if isinstance(self.twin, BernoulliDistribution):
-            if action_masks is None:
-                return Categorical.from_bernoulli_logits(action_logits)
-            pairs = th.stack([th.zeros_like(action_logits), action_logits], -1)
-            return Categorical.from_logits(pairs.flatten(-2), self.sizes, action_masks)
-        return Categorical.from_logits(action_logits, self.sizes, action_masks)
+            return Categorical.from_bernoulli_logits(action_logits)
+        return Categorical.from_logits(action_logits, self.sizes)
+
+    def without_impossible(self, categorical: Categorical, action_masks: th.Tensor) -> Categorical:
+        """Return categoricals of this space without what is impossible.
+
+        :param categorical: n of them.
+        :param action_masks: Which actions are possible, ``(n, m)``: one entry for each action of each factor.
+        """
+        widest = max(self.sizes)
+        parts = [F.pad(part, (0, widest - part.shape[-1])) for part in action_masks.split(self.sizes, -1)]
+        log_probs = categorical.log_probs.masked_fill(~th.stack(parts, -2), -math.inf)
+        return Categorical(log_probs.log_softmax(-1))
+
+    def masked(self, action_masks: th.Tensor) -> ProjectedCategoricalDistribution:
+        """Take what is impossible out of the distribution, and return it; see ``without_impossible``."""
+        return self.with_categorical(self.without_impossible(self.categorical, action_masks))
 
     def with_categorical(self, categorical: Categorical) -> ProjectedCategoricalDistribution:
         """Hold ``categorical`` from now on, and return the distribution itself."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trl.policies.forward import ForwardPass
+from sb3_trl.policies.masks import unmasked
 
 __all__ = ["direct"]
 
@@ -38,11 +39,14 @@ def direct(module: nn.Module) -> Callable[..., Any]:
 def _predicted(policy: MlpPolicy) -> Callable[[Any], Any]:
     """What ``policy.predicted`` does."""
     features, layers = _features(policy, policy.pi_features_extractor), direct(policy.mlp_extractor.policy_net)
-    heads, distribution = [direct(head) for head in policy.heads()], policy.action_dist
+    heads = [direct(head) for head in policy.heads()]
+    distribution: Any = policy.action_dist
 
     def predicted(observations: Any) -> Any:
+        observations, masks = unmasked(observations)
         latent = layers(features(observations))
-        return distribution.from_outputs(*(head(latent) for head in heads))
+        new = distribution.from_outputs(*(head(latent) for head in heads))
+        return new if masks is None else distribution.without_impossible(new, masks)
 
     return predicted
 
@@ -51,7 +55,7 @@ def _values(policy: MlpPolicy) -> Callable[[Any], Tensor]:
     """What ``policy.predict_values`` does."""
     features, layers = _features(policy, policy.vf_features_extractor), direct(policy.mlp_extractor.value_net)
     head = direct(policy.value_net)
-    return lambda observations: head(layers(features(observations)))
+    return lambda observations: head(layers(features(unmasked(observations)[0])))
 
 
 def _features(policy: MlpPolicy, extractor: nn.Module) -> Callable[[Any], Tensor]:

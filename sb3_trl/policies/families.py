@@ -11,6 +11,7 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from torch import Tensor
 from torch.nn import functional as F
 
+from sb3_trl.policies.masks import masked_bits, masked_logits
 from sb3_trl.projections import Gaussian
 from sb3_trl.projections.categorical import bernoulli_kl, categorical_kl
 from sb3_trl.projections.gaussian import kl as gaussian_kl
@@ -21,6 +22,10 @@ __all__ = ["BERNOULLI", "CATEGORICAL", "DIAGONAL", "FULL", "Family", "Parameters
 Parameters: TypeAlias = tuple[Tensor, ...]
 
 
+def _no_masks(parameters: Parameters, masks: Tensor) -> Parameters:
+    raise ValueError("Actions without a finite number of choices cannot be masked.")
+
+
 @dataclass(frozen=True)
 class Family:
     """What can be computed from the parameters of one kind of action distribution.
@@ -28,11 +33,13 @@ class Family:
     :param kl: Maps the parameters of p and of q to KL(p ‖ q) in nats, ``(n,)``.
     :param log_prob: Maps parameters and actions to log-densities or log-probabilities, ``(n,)``.
     :param entropy: Maps parameters to entropies in nats, ``(n,)``; ``None`` where there is no closed form.
+    :param masked: Maps parameters and masks ``(n, m)`` to the parameters without what is impossible.
     """
 
     kl: Callable[[Parameters, Parameters], Tensor]
     log_prob: Callable[[Parameters, Tensor], Tensor]
     entropy: Callable[[Parameters], Tensor | None]
+    masked: Callable[[Parameters, Tensor], Parameters] = _no_masks
 
 
 def family_of_gsde(distribution: StateDependentNoiseDistribution) -> Family:
@@ -82,6 +89,15 @@ def _categorical_entropy(factors: Parameters) -> Tensor:
     return th.stack([-(logits.exp() * logits).sum(-1) for logits in finite]).sum(0)
 
 
+def _masked_categories(factors: Parameters, masks: Tensor) -> Parameters:
+    parts = masks.split([logits.shape[-1] for logits in factors], -1)
+    return tuple(masked_logits(logits, own).log_softmax(-1) for logits, own in zip(factors, parts, strict=True))
+
+
+def _masked_bits(parameters: Parameters, masks: Tensor) -> Parameters:
+    return (masked_bits(parameters[0], masks),)
+
+
 def _bernoulli_kl(p: Parameters, q: Parameters) -> Tensor:
     return bernoulli_kl(p[0], q[0])
 
@@ -102,7 +118,7 @@ DIAGONAL = Family(_diagonal_kl, lambda p, a: _diagonal(p).log_prob(a), lambda p:
 FULL = Family(_full_kl, lambda p, a: _full(p).log_prob(a), lambda p: _full(p).entropy())
 
 
-CATEGORICAL = Family(_categorical_kl, _categorical_log_prob, _categorical_entropy)
+CATEGORICAL = Family(_categorical_kl, _categorical_log_prob, _categorical_entropy, _masked_categories)
 
 
-BERNOULLI = Family(_bernoulli_kl, _bernoulli_log_prob, _bernoulli_entropy)
+BERNOULLI = Family(_bernoulli_kl, _bernoulli_log_prob, _bernoulli_entropy, _masked_bits)

@@ -8,6 +8,8 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import nn
 
+from sb3_trl.policies.masks import apply_masks, unmasked
+
 __all__ = ["DistributionAndValues", "ForwardPass", "actor_latent", "features_of", "latents"]
 
 
@@ -40,8 +42,12 @@ class DistributionAndValues(nn.Module):
 
     def forward(self, observations: Any) -> tuple[Any, th.Tensor]:
         """Return the distribution and the values at a batch of observations."""
+        observations, masks = unmasked(observations)
         latent_pi, latent_vf = latents(self.policy, observations)
-        return self.policy._get_action_dist_from_latent(latent_pi), self.policy.value_net(latent_vf)
+        distribution = self.policy._get_action_dist_from_latent(latent_pi)
+        if masks is not None:
+            distribution = apply_masks(distribution, masks)
+        return distribution, self.policy.value_net(latent_vf)
 
 
 def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor]:

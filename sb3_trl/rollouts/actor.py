@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sb3_trl.policies.actor_critic import MlpPolicy
 from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+from sb3_trl.policies.masks import masked_bits, masked_logits
 from sb3_trl.projections import Gaussian
 
 __all__ = ["ACTIVATIONS", "IN_PLACE", "LeanActor", "has_hooks"]
@@ -78,24 +79,31 @@ class LeanActor:
             self._input = np.empty((self.n_envs, *policy.observation_space.shape), np.float32)  # type: ignore[misc]
             self._input_tensor = th.from_numpy(self._input)
 
-    def act(self, observations: Any, step: int) -> np.ndarray:
+    def act(self, observations: Any, step: int, masks: np.ndarray | None = None) -> np.ndarray:
         """Return the actions of one step, ``(n_envs, *action_shape)``.
 
         :param observations: As the environments return them.
         :param step: Which step of the rollout.
+        :param masks: Which actions are possible, ``(n_envs, m)``; ``None`` for all.
         """
         if self._is_bare:
             # To write into a tensor that is there is quicker than to make one and convert it.
             np.copyto(self._input, observations)
-            actions = self._forward(self._input_tensor, step).numpy()
+            actions = self._forward(self._input_tensor, step, masks).numpy()
         else:
             with th.no_grad():
-                actions = self._forward(self._features(obs_as_tensor(observations, self.device)), step).cpu().numpy()
+                features = self._features(obs_as_tensor(observations, self.device))
+                actions = self._forward(features, step, masks).cpu().numpy()
         return actions if len(self.action_shape) == 1 else actions.reshape(-1, *self.action_shape)
 
-    def _forward(self, x: Any, step: int) -> Tensor:
+    def _forward(self, x: Any, step: int, masks: np.ndarray | None) -> Tensor:
         for function in self._functions:
             x = function(x)
+        if masks is not None:
+            without_impossible = (
+                masked_bits if isinstance(self.policy.action_space, spaces.MultiBinary) else masked_logits
+            )
+            x = without_impossible(x, th.as_tensor(masks, device=self.device))
         return self.combine(x, self._noise_of_step[step])
 
     def _features(self, observations: Any) -> Tensor:

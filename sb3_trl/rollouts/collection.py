@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy, SingleOptimizerPolicy
 from sb3_trl.policies.forward import DistributionAndValues
+from sb3_trl.policies.masks import Masked
 from sb3_trl.rollouts.actor import LeanActor
 from sb3_trl.rollouts.locals import give_locals
 from sb3_trl.rollouts.policy_watch import PolicyWatch, leaves_policy_alone
@@ -78,7 +79,7 @@ def collect_rollout(
         for step in range(n_steps):
             if turn.policy_has_changed:
                 actor.refresh()
-            turn = rollout.send(actor.act(turn.observations, step))
+            turn = rollout.send(actor.act(turn.observations, step, turn.action_masks))
     except StopIteration as end:
         return end.value
     raise AssertionError("A rollout ends with its last step.")
@@ -89,6 +90,7 @@ class Turn(NamedTuple):
 
     observations: Any
     policy_has_changed: bool  # since the turn before
+    action_masks: np.ndarray | None = None  # (n_envs, m)
 
 
 def take_turns(
@@ -112,8 +114,8 @@ def take_turns(
     callback.update_locals(shared)
     has_changed = False
     for step in range(n_steps):
-        observations = algorithm._last_obs
-        actions = yield Turn(observations, has_changed)
+        observations, masks = algorithm._last_obs, _masks(algorithm, env, buffer, step)
+        actions = yield Turn(observations, has_changed, masks)
         clipped_actions = clip(actions)
         new_obs, rewards, dones, infos = take_step(clipped_actions)
         algorithm.num_timesteps += env.num_envs
@@ -126,7 +128,7 @@ def take_turns(
             "dones": dones,
             "infos": infos,
         }
-        callback.update_locals(changed)
+        callback.update_locals(changed if masks is None else changed | {"action_masks": masks})
         if not callback.on_step():
             return False
         algorithm._update_info_buffer(infos, dones)
@@ -142,6 +144,19 @@ def take_turns(
     callback.update_locals(_locals_at_the_end(buffer, policy, n_steps, observations, actions, last_values))
     callback.on_rollout_end()
     return True
+
+
+def _masks(algorithm: Any, env: VecEnv, buffer: Any, step: int) -> np.ndarray | None:
+    """Return which actions are possible in a step, and keep it; ``None`` where nobody has masks."""
+    when = f" at step {step + 1} of the rollout"
+    masks = algorithm.action_masks(env, when) if hasattr(algorithm, "action_masks") else None
+    if masks is None:
+        vars(buffer).pop("action_masks", None)
+        return None
+    if step == 0:
+        buffer.action_masks = np.ones((buffer.buffer_size, *masks.shape), np.float32)
+    buffer.action_masks[step] = masks
+    return masks
 
 
 def _locals_at_the_end(
@@ -235,6 +250,8 @@ def evaluate(buffer: RolloutBuffer, policy: ActorCriticPolicy, start: int, stop:
     """Write what the policy says of some steps: values and log-probabilities."""
     forward = DistributionAndValues(policy)
     observations, actions = (_as_rows(arrays, policy, start, stop) for arrays in (buffer.observations, buffer.actions))
+    if (masks := getattr(buffer, "action_masks", None)) is not None:
+        observations = Masked(observations, _as_rows(masks, policy, start, stop).bool())
     is_discrete = isinstance(policy.action_space, spaces.Discrete)
     actions = actions.flatten() if is_discrete else actions.float()
     values, log_probs = [], []

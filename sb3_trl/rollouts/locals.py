@@ -10,6 +10,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_trl.policies.forward import DistributionAndValues
+from sb3_trl.policies.masks import Masked
 from sb3_trl.rollouts.policy_watch import callbacks_in
 
 __all__ = ["RolloutLocals", "give_locals"]
@@ -46,10 +47,12 @@ class RolloutLocals(dict):
         if key not in _ON_DEMAND or "actions" not in self:
             raise KeyError(key)
         policy = self._algorithm.policy
-        observations = obs_as_tensor(self._algorithm._last_obs, policy.device)  # type: ignore[arg-type]
+        observations: Any = obs_as_tensor(self._algorithm._last_obs, policy.device)  # type: ignore[arg-type]
         if key == "obs_tensor":
             return observations
         with th.no_grad():
+            if "action_masks" in self:
+                observations = Masked(observations, th.as_tensor(self["action_masks"], device=policy.device))
             distribution, values = DistributionAndValues(policy)(observations)
             if key == "values":
                 return values

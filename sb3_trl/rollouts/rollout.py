@@ -9,6 +9,8 @@ import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_trl.policies.masks import Masked
+
 __all__ = [
     "Rollout",
     "reward_scale",
@@ -44,10 +46,14 @@ def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:
         tensor = flat(array)
         return tensor.float() if tensor.dtype == th.float64 else tensor  # what SB3's policies do with every minibatch
 
+    masks = getattr(buffer, "action_masks", None)
     if isinstance(buffer, DictRolloutBuffer):
         observations: Any = {key: flat_observations(array) for key, array in buffer.observations.items()}
     else:
         observations = flat_observations(buffer.observations)
+    if masks is not None:
+        rows = masks if masks.ndim == 2 else buffer.swap_and_flatten(masks)
+        observations = Masked(observations, buffer.to_torch(rows).bool())
     return Rollout(
         observations,
         flat(buffer.actions).float(),  # as SB3's minibatches: integers and float64 would not do for every policy

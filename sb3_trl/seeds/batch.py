@@ -171,7 +171,8 @@ class SeedBatch:
             joint = JointActor(actors)
             for step in range(n_steps):
                 joint.refresh([k for k, run in enumerate(runs) if run.turn and run.turn.policy_has_changed])
-                actions = joint.act([run.turn and run.turn.observations for run in runs], step)
+                masks = [run.turn and run.turn.action_masks for run in runs]
+                actions = joint.act([run.turn and run.turn.observations for run in runs], step, masks)
                 for run, own in zip(runs, actions, strict=True):
                     if run.turn is not None:
                         run.send(own)

@@ -83,16 +83,17 @@ class JointActor:
         self._inputs = np.zeros((*shape, *observation), np.float32)
         self._tensor = th.from_numpy(self._inputs)
 
-    def act(self, observations: Sequence[Any], step: int) -> list[Any]:
+    def act(self, observations: Sequence[Any], step: int, masks: Sequence[np.ndarray | None]) -> list[Any]:
         """Return the actions of one step of every seed, ``(n_envs, *action_shape)`` each.
 
         :param observations: Of every seed, as its environments return them. Of one that was stopped by a callback
             they are ``None``, and its actions mean nothing.
         :param step: Which step of the rollout.
+        :param masks: Of every seed, which actions are possible; ``None`` for all.
         """
-        if not self._is_joint:
-            pairs = zip(self.actors, observations, strict=True)
-            return [None if own is None else actor.act(own, step) for actor, own in pairs]
+        if not self._is_joint or any(own is not None for own in masks):
+            seeds = zip(self.actors, observations, masks, strict=True)
+            return [None if own is None else actor.act(own, step, possible) for actor, own, possible in seeds]
         for index, own in enumerate(observations):
             if own is not None:
                 self._inputs[index] = own

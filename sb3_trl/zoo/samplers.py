@@ -20,7 +20,7 @@ def sample_trpl_params(
     :param n_envs: Unused, as is the next: the RL Zoo calls every sampler with them.
     :param additional_args: Unused.
     """
-    own = {
+    own: dict[str, Any] = {
         "n_critic_epochs": trial.suggest_categorical("n_critic_epochs", [5, 10, 20]),
         "critic_learning_rate": trial.suggest_float("critic_learning_rate", 5e-5, 5e-3, log=True),
         "trust_region_coef": trial.suggest_float("trust_region_coef", 1.0, 64.0, log=True),

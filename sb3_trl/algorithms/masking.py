@@ -1,0 +1,105 @@
+"""Impossible actions, as users of sb3-contrib's MaskablePPO know them: masks of environments, and in ``predict``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trl.algorithms.base import LeanRollouts
+from sb3_trl.policies.forward import DistributionAndValues
+from sb3_trl.policies.masks import Masked, check_masks
+from sb3_trl.rollouts.collection import can_collect
+
+__all__ = ["ActionMasking"]
+
+
+class ActionMasking(LeanRollouts):
+    """Takes the masks of environments that have ``action_masks()``, and those that ``predict`` is given."""
+
+    #: Whether to take masks; ``None`` for where all environments have them.
+    use_masking: bool | None = None
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        use_masking: bool | None = None,
+    ) -> Any:
+        """Train; arguments as in SB3.
+
+        :param use_masking: Whether to take the environments' ``action_masks()``; by default where all have it.
+        """
+        self.use_masking = use_masking
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer, as in SB3; with masks, for policies and buffers of SB3 and this package alone.
+
+        :raises ValueError: if masks are asked for and the environments have none, or a policy or buffer of another
+            kind cannot take them.
+        """
+        if self._takes_masks(env) and not can_collect(self):
+            raise ValueError(
+                f"Action masks need a policy and a buffer of SB3 or this package, not {type(self.policy).__name__} and "
+                f"{type(self.rollout_buffer).__name__}: learn(use_masking=False) trains without masks."
+            )
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def action_masks(self, env: VecEnv, when: str) -> np.ndarray | None:
+        """Return the masks of all environments now, ``(n_envs, m)``, ``None`` where none are taken.
+
+        :param env: The environments.
+        :param when: For errors.
+        """
+        if not self._takes_masks(env):
+            return None
+        return check_masks(get_action_masks(env), self.action_space, env.num_envs, when)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Return actions, as in SB3.
+
+        :param action_masks: Which actions are possible, ``(n, m)`` or ``(m,)``; all by default.
+        """
+        if action_masks is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        self.policy.set_training_mode(False)
+        tensor, is_vectorized = self.policy.obs_to_tensor(observation)
+        n = len(next(iter(tensor.values())) if isinstance(tensor, dict) else tensor)
+        masks = th.as_tensor(check_masks(action_masks, self.action_space, n), device=self.device)
+        with th.no_grad():
+            distribution, _ = DistributionAndValues(self.policy)(Masked(tensor, masks))
+            actions = distribution.get_actions(deterministic).cpu().numpy()
+        actions = actions.reshape(n, *(self.action_space.shape or ()))
+        return actions if is_vectorized else actions.squeeze(axis=0), state
+
+    def _takes_masks(self, env: VecEnv) -> bool:
+        if self.use_masking is False or isinstance(self.action_space, spaces.Box):
+            return False
+        has_masks = is_masking_supported(env)
+        if self.use_masking and not has_masks:
+            raise ValueError(
+                "use_masking=True, but the environments have no action_masks(): define it, or wrap each in "
+                "sb3_contrib.common.wrappers.ActionMasker."
+            )
+        return has_masks
