@@ -66,7 +66,12 @@ def divergence_terms(p: Tensor, d: Tensor, q: Tensor | None = None) -> Tensor:
 
 def is_near(d: Tensor) -> bool:
     """Return whether q/p is a moderate number for every action; False where Python may not look."""
-    return can_branch(d) and (d.numel() == 0 or float(d.detach().amin()) >= _FAR)
+    if not can_branch(d):
+        return False
+    if d.numel() == 0:
+        return True
+    least, largest = d.detach().aminmax()
+    return float(least) >= _FAR and float(largest) < math.inf
 
 
 class _Path(NamedTuple):
