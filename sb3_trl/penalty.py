@@ -1,4 +1,4 @@
-"""The mathematics of penalised policy optimisation (FixPO), free of plumbing: torch and nothing else.
+"""The mathematics of penalised policy optimisation (FixPO), free of plumbing: torch, and the projections' divergences.
 
 Zentner et al., *Guaranteed Trust Region Optimization via Two-Phase KL Penalization*, 2023
 (https://arxiv.org/abs/2312.05405).

@@ -61,7 +61,7 @@ class Categorical(Distribution):
         if sum(sizes) != logits.shape[-1] or min(sizes) < 1:
             raise ValueError(f"sizes={list(sizes)} must be positive and add up to the {logits.shape[-1]} logits.")
         if mask is not None:
-            logits = logits.masked_fill(~mask, -math.inf)
+            logits = logits.masked_fill(mask.logical_not(), -math.inf)
         result = cls(_in_factors(logits, sizes).log_softmax(-1))
         if mask is not None and can_branch(logits):
             _check_possible(_in_factors(logits.detach(), sizes))
@@ -95,12 +95,12 @@ class Categorical(Distribution):
 
     @property
     def impossible(self) -> Tensor | None:
-        """Where an action is impossible, ``(*batch, factors, k)``; ``None`` if every one is known to be possible."""
+        """Where an action is impossible, ``(*batch, factors, k)``; ``None`` if all are known to be possible."""
         if not can_branch(self.log_probs):
             return self.log_probs.isneginf()
         if self._impossible is None:
             values = self.log_probs.detach()
-            some = values.numel() > 0 and not bool(values.amin() > -math.inf)
+            some = values.numel() > 0 and not float(values.amin()) > -math.inf
             self._impossible = some and values.isneginf()
         return self._impossible if isinstance(self._impossible, Tensor) else None
 
@@ -109,12 +109,9 @@ class Categorical(Distribution):
         """The log-probabilities with a low number for −∞: safe to compute with, and without derivatives there."""
         return self.log_probs if self.impossible is None else self.log_probs.clamp(min=_FLOOR)
 
-    def like(self, finite: Tensor) -> Tensor:
-        """Return log-probabilities with −∞ where it is here.
-
-        :param finite: Likewise, with anything in its place.
-        """
-        return finite if self.impossible is None else finite.masked_fill(self.impossible, -math.inf)
+    def masked(self, log_probs: Tensor) -> Tensor:
+        """Return log-probabilities of the same shape with −∞ where an action is impossible here."""
+        return log_probs if self.impossible is None else log_probs.masked_fill(self.impossible, -math.inf)
 
     def double(self) -> Categorical:
         """Return the categoricals in float64."""
@@ -159,12 +156,13 @@ class Categorical(Distribution):
         return self.log_probs.argmax(-1)
 
     def with_entropy(self, bound: Bound, equality: bool = False) -> Categorical:
-        """Return log p̃ ∝ t·log p with the largest t ≤ 1 at which the entropy is β, one t for all factors.
+        """Return log p̃ ∝ t·log p with the largest t ≤ 1 at which H(p̃) ≥ β, one t for all factors of a state.
 
-        The nearest policy with that entropy, min KL(p̃ ‖ p) s.t. H(p̃) ≥ β: it moves towards the uniform distribution
-        over the possible actions, whose entropy is the largest there is. Where H ≥ β it comes back bit for bit. With
-        ``equality`` t may be above 1, too. A uniform policy has no way down, and actions that are equally likely stay
-        so. Under ``vmap`` and in compiled code, what cannot be reached is approached.
+        It is the nearest such policy, min KL(p̃ ‖ p) s.t. H(p̃) ≥ β, on the way to the uniform distribution over the
+        possible actions, whose entropy is the largest there is. Where H(p) ≥ β it comes back bit for bit. With
+        ``equality`` H(p̃) = β, and t may be above 1. Actions that are equally likely stay so, whatever t: a uniform
+        policy stays as it is. Where Python may not look at numbers (see ``can_branch``), a β that cannot be reached
+        is approached.
 
         :raises ValueError: if β is above the largest entropy at a state, or, with ``equality``, not positive.
         """
@@ -179,7 +177,7 @@ class Categorical(Distribution):
             limit = torch.where(entropy < bound, torch.ones_like(bound), _FURTHEST) if equality else 1.0
             # KL(p̃ ‖ uniform) = log k − H(p̃); less than this lower bound is lost in rounding.
             room = (largest - bound).clamp(min=1e-13)
-        return Categorical(self.like(tilt(log_p, self._log_uniform(), room, active, limit)))
+        return Categorical(self.masked(tilt(log_p, self._log_uniform(), room, active, limit)))
 
     def largest_entropy(self) -> Tensor:
         """The entropy of the uniform distribution over the possible actions, in nats; float64, ``(*batch,)``."""
@@ -216,8 +214,7 @@ class Categorical(Distribution):
     def check(self, old: Distribution) -> None:
         """Raise a ``ValueError`` unless both are categoricals over the same actions.
 
-        Under ``vmap`` and in compiled code, nobody looks which actions are impossible: those that are in one of the
-        two are in the projection.
+        Where Python may not look at numbers (see ``can_branch``), nobody does whether the same are impossible.
         """
         if not isinstance(old, Categorical):
             raise ValueError(f"new is a Categorical and old a {type(old).__name__}: they must be of one kind.")
@@ -263,10 +260,10 @@ def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     if is_near(d):
         return divergence_terms(log_p.exp(), d).sum(-1)
     # Filled in before anything is computed: derivatives of 0·∞ are NaN, even where it is not chosen.
-    impossible = log_p < _FLOOR
     log_p = log_p.clamp(min=_FLOOR)
-    log_q = torch.where(impossible, log_q.clamp(min=_FLOOR), log_q)
-    return divergence_terms(log_p.exp(), log_p - log_q, log_q.exp()).sum(-1)
+    p = log_p.exp()
+    log_q = torch.where(p == 0, log_q.clamp(min=_FLOOR), log_q)
+    return divergence_terms(p, log_p - log_q, log_q.exp()).sum(-1)
 
 
 def bernoulli_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:

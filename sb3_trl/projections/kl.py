@@ -86,7 +86,7 @@ class KLProjection(Projection):
         if can_branch(outside) and not bool(outside.any()):
             return new.log_probs
         reachable = reachable_bound(epsilon, _rounding(log_new))
-        return new.like(tilt(log_new, log_old, reachable, outside))
+        return new.masked(tilt(log_new, log_old, reachable, outside))
 
 
 def _rounding(log_p: Tensor) -> float:

@@ -113,7 +113,8 @@ def find_root(
             outside = value > bound
             lower, upper = torch.where(outside, lower, t), torch.where(outside, t, upper)
             leaves = moving & ~((better > lower) & (better < upper))
-            better = torch.where(leaves, _middle(lower, upper), better)
+            if not branch or bool(leaves.any()):
+                better = torch.where(leaves, _middle(lower, upper), better)
         t = better
         if rows is not None and 0 < left <= _FEW * t.numel():
             kept = moving.nonzero().squeeze(-1)
@@ -139,12 +140,12 @@ def _step(
         better = torch.fmin(t * ratio.pow(value / slope), limit)
         return better, ((ratio - 1).abs() > _NEAR) & (better != t)
     gap = bound - value
-    share = gap / slope
-    better = t * torch.exp(torch.log1p(power * share) / power)
+    better = t * torch.exp(torch.log1p(power * gap / slope) / power)
     # NaN, where there is no such power, says no more than on which side of t the root is.
     better = torch.where(value > bound, better, torch.fmin(better, limit))
-    near = (share.abs() * (1 + power.abs()) <= _NEAR_THIRD) & (gap.abs() <= _NEAR_THIRD * bound)
-    return better, ~near & (better != t)
+    # What the function can still do, for better or worse, is of the size of the slope over that of the power.
+    size = torch.minimum(bound, slope / (1 + power.abs()))
+    return better, ~(gap.abs() <= _NEAR_THIRD * size) & (better != t)
 
 
 def _middle(lower: Tensor, upper: Tensor) -> Tensor:

@@ -39,13 +39,15 @@ def tilt(new: Tensor, old: Tensor, bound: Tensor, active: Tensor, limit: Tensor 
     limit = torch.as_tensor(limit, dtype=torch.float64, device=new.device)
     if not can_branch(active):
         return torch.where(active[..., None, None], _tilt(new, old, bound, limit), new)
-    flat, olds = (x.expand_as(new).reshape(-1, *new.shape[-2:]) for x in (new, old))
-    bounds, limits = (x.expand(active.shape).reshape(-1) for x in (bound, limit))
+    if new.dim() != 3:
+        flat, olds = (x.expand_as(new).reshape(-1, *new.shape[-2:]) for x in (new, old))
+        active, bound, limit = (x.expand(active.shape).reshape(-1) for x in (active, bound, limit))
+        return tilt(flat, olds, bound, active, limit).reshape(new.shape)
     if bool(active.all()):
-        return _tilt(flat, olds, bounds, limits).reshape(new.shape)
-    rows = active.reshape(-1).nonzero().squeeze(-1)
-    result = _tilt(flat[rows], olds[rows], bounds[rows], limits[rows])
-    return flat.index_put((rows,), result).reshape(new.shape)
+        return _tilt(new, old, bound, limit)
+    rows = active.nonzero().squeeze(-1)
+    bounds, limits = (x.expand(active.shape)[rows] for x in (bound, limit))
+    return new.index_put((rows,), _tilt(new[rows], old.expand_as(new)[rows], bounds, limits))
 
 
 def divergence_terms(p: Tensor, d: Tensor, q: Tensor | None = None) -> Tensor:
@@ -64,7 +66,12 @@ def divergence_terms(p: Tensor, d: Tensor, q: Tensor | None = None) -> Tensor:
 
 def is_near(d: Tensor) -> bool:
     """Return whether q/p is a moderate number for every action; False where Python may not look."""
-    return can_branch(d) and (d.numel() == 0 or bool(d.detach().amin() >= _FAR))
+    if not can_branch(d):
+        return False
+    if d.numel() == 0:
+        return True
+    least, largest = d.detach().aminmax()
+    return float(least) >= _FAR and float(largest) < math.inf
 
 
 class _Path(NamedTuple):

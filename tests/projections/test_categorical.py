@@ -262,6 +262,16 @@ def test_divergence_from_what_excludes_an_action():
     assert th.allclose(q.kl(p), th.tensor(math.log(1.5)))
 
 
+def test_divergence_of_what_is_too_unlikely_to_be_a_number():
+    """p is 0 in floating point, and q excludes the action."""
+    for gap in (800.0, 1e9):
+        log_p = th.tensor([[0.0, -gap]], dtype=th.float64, requires_grad=True)
+        value = categorical_kl(log_p, th.tensor([[0.0, -INF]], dtype=th.float64))
+        value.sum().backward()
+        assert value == 0
+        assert (log_p.grad == 0).all()
+
+
 def test_divergence_of_bernoullis():
     logits_p, logits_q = th.randn(2, 50, 3, dtype=th.float64)
     p, q = logits_p.sigmoid(), logits_q.sigmoid()

@@ -205,6 +205,19 @@ def test_the_steps_of_compiled_code_are_enough(monkeypatch, spread):
         assert th.equal(projected.log_probs[inside], new.log_probs[inside])
 
 
+def test_everything_stays_on_the_device():
+    """Of which nothing is read: the numbers are nowhere."""
+    mask = th.ones(5, 7, dtype=th.bool, device="meta")
+    logits = [th.randn(5, 7, device="meta", requires_grad=True) for _ in range(2)]
+    new, old = (Categorical.from_logits(x, (3, 4), mask) for x in logits)
+    for bound in (0.01, th.tensor(0.01), th.full((5,), 0.01, device="meta")):
+        layer = TrustRegionLayer(KLProjection(), entropy_equality=True)
+        projected = layer(new, old, kl_bound=bound, entropy_bound=0.5)
+        value = layer.projection.penalty(new, projected) + projected.log_prob(projected.mode()) + projected.entropy()
+        (gradient,) = th.autograd.grad(value.sum(), logits[0], retain_graph=True)
+        assert gradient.device.type == "meta"
+
+
 def test_empty_batch():
     policy = categorical(0, sizes=SIZES)
     assert KLProjection()(policy, policy).log_probs.shape == (0, 3, 4)
