@@ -25,11 +25,13 @@ class Match(gym.Env):
     action_space = spaces.MultiDiscrete([4, 4, 4])
 
     def reset(self, *, seed=None, options=None):
+        """Show the first digits."""
         super().reset(seed=seed)
         self.n_steps = 0
         return self._show(), {}
 
     def step(self, action):
+        """Count what is right, and show others."""
         reward = float((action == self.digits).sum())
         self.n_steps += 1
         return self._show(), reward, False, self.n_steps == 20, {}

@@ -79,7 +79,7 @@ def test_threads(run, monkeypatch, flag, threads):
         ("train --algo trpl --env Pendulm-v1", "you maybe meant Pendulum-v1?"),
         ("train --algo trpl --env DoesNotExist-v0", "not found in gym registry. Packages that bring environments"),
         ("train --algo trpl --env HalfCheetah-v3", "Use the v5 task."),
-        ("train --algo trpl --env CartPole-v1 -n 64", "needs a Box action space"),
+        ("train --algo papi --env CartPole-v1 -n 64", "needs a Box action space"),
         (f"train --algo trpl {SHORT} --conf-file trpl_papr.yml", "the package has only"),
         (f"train --algo trpl {SHORT} --conf-file bad.yml", "bad.yml is not valid YAML"),
         (f"train --algo trpl {SHORT} --conf-file binary.yml", "binary.yml is not valid YAML"),

@@ -159,6 +159,13 @@ def test_the_projection_of_custom_projection():
     assert th.equal(projected.std[inside], new.std[inside])
 
 
+def test_discrete(run):
+    printed = run("discrete", "--timesteps", 2048)
+    returns = re.findall(r"(Discrete|MultiDiscrete)\S*.*: return (-?[\d.]+) ±", printed)
+    assert [space for space, _ in returns] == ["Discrete", "MultiDiscrete"]
+    assert printed.count("states outside their trust region:        0.0%") == 2
+
+
 def test_state_dependent_bounds(run):
     printed = run("state_dependent_bounds", "--timesteps", 2048)
     assert 0.01 < number("mean bound over the last batch:", printed) < 0.1

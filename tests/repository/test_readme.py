@@ -147,7 +147,11 @@ def test_every_parameter_is_documented(page, heading, cls, base):
     if base is not None:
         assert signature.keys() - documented.keys() <= parameters(base).keys()
     for name, default in documented.items():
-        if cls is TRPL and name in ("mean_bound", "cov_bound"):  # None in the signature: those of the projection
+        if cls is TRPL and name in (
+            "mean_bound",
+            "cov_bound",
+            "kl_bound",
+        ):  # None in the signature: those of the projection
             continue
         values = dict(zip(("gamma", "gae_lambda"), default.split(", "), strict=False))
         value = values.get(name, default).strip("`")

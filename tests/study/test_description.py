@@ -144,7 +144,7 @@ def test_errors_name_the_line_and_what_is_allowed(load, text, message):
     [
         (edit("n_epochs: 3", "n_epochs: 3, \n      mean_bound: -1"), "9: TRPL on Pendulum-v1: mean_bound"),
         (edit("n_epochs: 3", "projection: w3"), "8: TRPL on Pendulum-v1: projection='w3' is unknown: choose one of"),
-        (edit("    tasks: [Pendulum-v1]\n", ""), "6: TRPL on CartPole-v1: TRPL projects Gaussian policies"),
+        (edit("n_epochs: 3", "kl_bound: 0.1"), "8: TRPL on Pendulum-v1: kl_bound=0.1 bounds policies of another kind"),
     ],
 )
 def test_models_that_cannot_be_made_are_known_before_training(load, text, message):
