@@ -69,6 +69,7 @@ ENTRIES = [
 ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, algo, env in ENTRIES if algo == usual]
 #: Environments for entries that name none, and what has to be installed for them.
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
+STAND_INS["default_discrete"] = ["FrozenLake-v1", "Taxi-v3"]
 REQUIREMENTS = {"atari": "ale_py"}
 
 
