@@ -15,7 +15,7 @@ from sb3_trl.algorithms.hard import step_inside
 from sb3_trl.algorithms.losses import Weights, normalize, surrogate_loss, trust_region_loss, value_loss
 from sb3_trl.algorithms.masking import ActionMasking
 from sb3_trl.algorithms.projecting import ProjectingAlgorithm
-from sb3_trl.algorithms.trust_region import TrustRegion
+from sb3_trl.algorithms.trust_region import TrustRegion, reachable_entropy
 from sb3_trl.policies.actor_critic import TRPLPolicy
 from sb3_trl.policies.categorical import DISCRETE
 from sb3_trl.policies.forward import ForwardPass
@@ -219,7 +219,7 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
         if isinstance(old, Gaussian) and not old.is_contextual:
             bounds[-1] = bounds[-1].min()
         beta = self.trust_region_layer.entropy_bound(old, 1 - progress)
-        entropy_bound = None if beta is None else th.as_tensor(beta, dtype=th.float64, device=self.device)
+        entropy_bound = None if beta is None else reachable_entropy(beta, old)
         return TrustRegion(self.trust_region_layer, old, tuple(bounds), entropy_bound)
 
     def _improve_policy(self, rollout: Rollout, region: TrustRegion, stats: RunningMeans) -> None:

@@ -18,7 +18,7 @@ from sb3_trl.projections import (
 )
 from sb3_trl.table import Shared, Table, joined, table
 
-__all__ = ["TrustRegion", "concatenate"]
+__all__ = ["TrustRegion", "concatenate", "reachable_entropy"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TrustRegion:
     :param layer: Projection and entropy control.
     :param old: The policy that collected the data, n states.
     :param bounds: As many as ``old.bound_names``, scalar tensors or ``(n,)``.
-    :param entropy_bound: β in nats, a scalar tensor, ``None`` without entropy control.
+    :param entropy_bound: β in nats, a scalar tensor or ``(n,)``, ``None`` without entropy control.
     """
 
     layer: TrustRegionLayer
@@ -77,7 +77,7 @@ class TrustRegion:
             if self.projection.measures_kl:
                 values["kl_bound"] = sum(self.bounds).mean()  # type: ignore[union-attr]
         if self.entropy_bound is not None:
-            values["entropy_bound"] = self.entropy_bound
+            values["entropy_bound"] = self.entropy_bound.mean()
         return {key: float(value) for key, value in values.items()}
 
 
@@ -94,14 +94,18 @@ def _(data: Categorical) -> Table:
 
 @table.register
 def _(data: TrustRegion) -> Table:
-    bounds = [table(bound) if bound.dim() else table(Shared(bound)) for bound in data.bounds]
-    entropy = table(None) if data.entropy_bound is None else table(Shared(data.entropy_bound))
+    bounds = list(map(_bound, data.bounds))
+    entropy = table(None) if data.entropy_bound is None else _bound(data.entropy_bound)
 
     def region(parts: Sequence[Any]) -> TrustRegion:
         old, *bounds, entropy_bound = parts
         return TrustRegion(data.layer, old, tuple(bounds), entropy_bound)
 
     return joined([table(data.old), *bounds, entropy], region, TrustRegion)
+
+
+def _bound(bound: th.Tensor) -> Table:
+    return table(bound) if bound.dim() else table(Shared(bound))
 
 
 def _gaussian(is_diagonal: bool, parts: Sequence[th.Tensor]) -> Gaussian:
@@ -111,6 +115,18 @@ def _gaussian(is_diagonal: bool, parts: Sequence[th.Tensor]) -> Gaussian:
 
 def _categorical(parts: Sequence[th.Tensor]) -> Categorical:
     return Categorical(*parts)
+
+
+def reachable_entropy(bound: float, policy: Distribution) -> th.Tensor:
+    """Return a bound on entropies as a float64 tensor; where masks leave a state less than that, what they leave it.
+
+    :param bound: β in nats.
+    :param policy: At n states.
+    :return: A scalar, or ``(n,)`` where actions are masked.
+    """
+    if isinstance(policy, Categorical) and policy.impossible is not None:
+        return policy.largest_entropy().double().clamp(max=bound)
+    return th.as_tensor(bound, dtype=th.float64, device=policy.entropy().device)
 
 
 @singledispatch

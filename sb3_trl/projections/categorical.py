@@ -196,7 +196,7 @@ class Categorical(Distribution):
         return log_uniform if self.impossible is None else log_uniform.masked_fill(self.impossible, _FLOOR)
 
     def _check_entropy(self, bound: Tensor, largest: Tensor, equality: bool) -> None:
-        if equality and not bool((bound > 0).all()):
+        if equality and not bool(((bound > 0) | (largest == 0)).all()):  # a single action has no more than 0
             raise ValueError(
                 f"An entropy of {bound.min().item():.4g} nats was asked for, but that of a categorical policy is "
                 "positive: give a positive entropy bound, or do without equality."

@@ -160,6 +160,23 @@ def test_one_action_alone(cls, space):
     assert all(p.isfinite().all() for p in model.policy.parameters())
 
 
+@every_space
+@pytest.mark.parametrize("env", [MaskedEnv, OnlyOneAction])
+@pytest.mark.parametrize("equality", [False, True])
+def test_entropy_control(space, env, equality):
+    """The bound is that of the schedule, or the largest entropy that what is possible at a state allows."""
+    if env is OnlyOneAction and equality:
+        return
+    options = {"entropy_schedule": "linear", "target_entropy": 0.3, "entropy_equality": equality, "kl_bound": 10.0}
+    model = make(TRPL, space, env, **options).learn(64)
+    rollout = collect(model, 64)
+    region = model._trust_region(rollout)
+    update(model)
+    projected = region.project(model.policy.predicted(rollout.observations)).double()
+    largest = projected.largest_entropy()
+    assert (projected.entropy() >= th.minimum(region.entropy_bound, largest) - 1e-5).all()
+
+
 @every_algorithm
 def test_seeds_learn_as_they_do_alone(cls):
     def env(seed: int):
