@@ -75,6 +75,10 @@ class GaussianAlgorithm(TrustRegionAlgorithm):
                 "'MultiInputPolicy' or a subclass of sb3_trl.TRPLPolicy."
             )
 
+    def _maybe_recommend_cpu(self, mlp_class_name: str = TRPLPolicy.__name__) -> None:
+        """Say of small networks on a GPU what SB3 says of its own."""
+        super()._maybe_recommend_cpu(mlp_class_name)
+
     def _check_action_space(self) -> None:
         if not isinstance(self.action_space, spaces.Box):
             raise ValueError(

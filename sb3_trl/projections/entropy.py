@@ -26,7 +26,7 @@ def control_entropy(gaussian: Gaussian, bound: Tensor | float, equality: bool = 
         non-contextual scale contextual.
     :param equality: Scale everywhere, also where the entropy is above β.
     """
-    shortfall = constant(bound) - gaussian.scale_entropy
+    shortfall = constant(bound, gaussian.scale) - gaussian.scale_entropy
     if not equality:
         shortfall = shortfall.clamp(min=0)
     return gaussian.scaled(torch.exp(shortfall / gaussian.dim))

@@ -60,9 +60,9 @@ class Projection(ABC):
         """
         check_pair(new, old)
         old = old.detach() if old.is_diagonal else old.detach().double()
-        mean = self.project_mean(new, old, constant(self.mean_bound if mean_bound is None else mean_bound))
+        mean = self.project_mean(new, old, constant(self.mean_bound if mean_bound is None else mean_bound, new.mean))
         project_scale = self.project_std if new.is_diagonal else self.project_tril
-        bound = constant(self.cov_bound if cov_bound is None else cov_bound)
+        bound = constant(self.cov_bound if cov_bound is None else cov_bound, new.scale)
         return new.with_scale(project_scale(new, old, bound), mean)
 
     def distance(self, p: Gaussian, q: Gaussian) -> tuple[Tensor, Tensor]:
@@ -104,8 +104,8 @@ class Projection(ABC):
         Distances are measured in float64, in which every projection is inside.
         """
         mean, cov = self.distance(p.double(), q.double())
-        mean_inside = mean <= (self.mean_bound if mean_bound is None else mean_bound)
-        return mean_inside & (cov <= (self.cov_bound if cov_bound is None else cov_bound))
+        mean_inside = mean <= constant(self.mean_bound if mean_bound is None else mean_bound, mean)
+        return mean_inside & (cov <= constant(self.cov_bound if cov_bound is None else cov_bound, cov))
 
     def penalty(self, new: Gaussian, projected: Gaussian) -> Tensor:
         """Return d(π_θ, stop-gradient(π̃)) of eq. 12 for each state; shape ``(*batch,)``.
