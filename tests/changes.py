@@ -100,11 +100,11 @@ class Acting(Calls):
         with th.no_grad():
             tensor, _ = policy.obs_to_tensor(observations)
             distribution, values = policy.get_distribution(tensor), policy.predict_values(tensor)
-            log_probs = distribution.log_prob(th.as_tensor(self.locals["actions"]))
+            log_probs = distribution.log_prob(th.as_tensor(self.locals["actions"], device=policy.device))
             if hasattr(policy, "log_std") or hasattr(policy, "scale_net"):
-                mode, std = distribution.mode().numpy(), distribution.distribution.stddev.numpy()
+                mode, std = (x.cpu().numpy() for x in (distribution.mode(), distribution.distribution.stddev))
                 self.differences.append((self.locals["actions"].reshape(mode.shape) - mode) / std)
-        self.said[-1].append(np.stack([log_probs.numpy(), values.flatten().numpy()]))
+        self.said[-1].append(np.stack([x.cpu().numpy() for x in (log_probs, values.flatten())]))
         return super()._on_step()
 
     def _on_rollout_start(self) -> None:

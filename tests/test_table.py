@@ -3,6 +3,7 @@
 import pytest
 import torch as th
 
+import sb3_trl.algorithms.trust_region  # noqa: F401  (which takes Gaussians apart)
 from sb3_trl.projections import Gaussian
 from sb3_trl.rollouts.rollout import Rollout
 from sb3_trl.table import chunks, table

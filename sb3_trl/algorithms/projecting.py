@@ -74,6 +74,10 @@ class ProjectingAlgorithm(TrustRegionAlgorithm):
                 "'CnnPolicy', 'MultiInputPolicy' or a subclass of sb3_trl.TRPLPolicy."
             )
 
+    def _maybe_recommend_cpu(self, mlp_class_name: str = TRPLPolicy.__name__) -> None:
+        """Say of small networks on a GPU what SB3 says of its own."""
+        super()._maybe_recommend_cpu(mlp_class_name)
+
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = ["policy", "policy.optimizer"]
         return names if self.policy.shares_parameters else [*names, "policy.critic_optimizer"], []

@@ -126,7 +126,7 @@ def reachable_entropy(bound: float, policy: Distribution) -> th.Tensor:
     """
     if isinstance(policy, Categorical) and policy.impossible is not None:
         return policy.largest_entropy().double().clamp(max=bound)
-    return th.as_tensor(bound, dtype=th.float64, device=policy.entropy().device)
+    return th.as_tensor(bound, dtype=th.float64, device=policy.tensor.device)
 
 
 @singledispatch

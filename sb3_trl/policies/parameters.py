@@ -34,7 +34,7 @@ def parameters_behind(
     try:
         for p in parameters:
             p.requires_grad_(p.is_floating_point())
-        with th.enable_grad(), preserved_random_state():
+        with th.enable_grad(), preserved_random_state(policy.device):
             output = function(policy.obs_to_tensor(_sample(policy.observation_space))[0])
         wanted = [p for p in parameters if p.requires_grad]
         gradients = th.autograd.grad(output, wanted, allow_unused=True) if output.requires_grad else []

@@ -89,6 +89,11 @@ class Categorical(Distribution):
         return self.log_probs.shape[:-2]
 
     @property
+    def tensor(self) -> Tensor:
+        """The log-probabilities."""
+        return self.log_probs
+
+    @property
     def probs(self) -> Tensor:
         """The probabilities, ``(*batch, factors, k)``."""
         return self.log_probs.exp()

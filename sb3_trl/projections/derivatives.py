@@ -35,9 +35,14 @@ class Derivative:
     transpose: Callable[..., Tensor]
 
 
-def constant(value: Any) -> Any:
-    """Return a tensor without its derivatives, of either mode, and anything else as it is."""
-    return value.detach() if isinstance(value, Tensor) else value
+def constant(value: Any, like: Tensor | None = None) -> Any:
+    """Return a tensor without its derivatives, of either mode, and anything else as it is.
+
+    :param like: What it is used with: a tensor is brought to its device.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach() if like is None or like.device == value.device else value.detach().to(like.device)
 
 
 def with_derivative(value: Tensor, x: Tensor, derivative: Derivative, *constants: Tensor) -> Tensor:

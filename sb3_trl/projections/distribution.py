@@ -68,6 +68,11 @@ class Distribution(ABC):
     def batch_shape(self) -> torch.Size:
         """The dimensions of the batch, one distribution for each state."""
 
+    @property
+    @abstractmethod
+    def tensor(self) -> Tensor:
+        """One of its parameters, whose device is that of all."""
+
     @abstractmethod
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-density or log-probability of actions ``(*batch, dim)``; shape ``(*batch,)``."""

@@ -29,7 +29,7 @@ def control_entropy(policy: D, bound: Bound, equality: bool = False) -> D:
     :param equality: Make the entropy equal to β everywhere, also where it is above.
     :raises ValueError: if a categorical cannot have entropy β.
     """
-    return policy.with_entropy(constant(bound), equality)
+    return policy.with_entropy(constant(bound, policy.tensor), equality)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,11 @@ class Gaussian(Distribution):
         return self.mean.shape[:-1]
 
     @property
+    def tensor(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    @property
     def is_diagonal(self) -> bool:
         """Whether the covariance is stored as standard deviations."""
         return self.std is not None

@@ -110,9 +110,9 @@ class JointKLProjection(Projection):
         return infeasible.expand(torch.broadcast_shapes(infeasible.shape, old.mean.shape[:-1]))
 
     def _bound(self, gaussian: Gaussian, mean_bound: Bound | None, cov_bound: Bound | None) -> Tensor:
-        mean = self.mean_bound if mean_bound is None else mean_bound
-        cov = self.cov_bound if cov_bound is None else cov_bound
-        return torch.as_tensor(constant(mean + cov), dtype=torch.float64, device=gaussian.mean.device)
+        mean = constant(self.mean_bound if mean_bound is None else mean_bound, gaussian.mean)
+        cov = constant(self.cov_bound if cov_bound is None else cov_bound, gaussian.mean)
+        return torch.as_tensor(mean + cov, dtype=torch.float64, device=gaussian.mean.device)
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _scaling_divergence(log_kappa: Tensor, dim: int) -> Tensor:
 
 def _log_kappa_at_old(old: Gaussian, entropy_bound: Bound | None) -> Tensor:
     entropy = old.double().scale_entropy
-    return 2 * ((-math.inf if entropy_bound is None else constant(entropy_bound)) - entropy) / old.dim
+    return 2 * ((-math.inf if entropy_bound is None else constant(entropy_bound, entropy)) - entropy) / old.dim
 
 
 def _expand(gaussian: Gaussian, batch: torch.Size) -> Gaussian:

@@ -100,7 +100,8 @@ class Projection(ABC):
                 )
         own = (given.get(name) for name in names)
         return tuple(
-            constant(getattr(self, name) if bound is None else bound) for name, bound in zip(names, own, strict=True)
+            constant(getattr(self, name) if bound is None else bound, policy.tensor)
+            for name, bound in zip(names, own, strict=True)
         )
 
     def distance(self, p: D, q: D) -> tuple[Tensor, ...]:

@@ -70,22 +70,29 @@ class PolicyWatch:
         ]
         self._tensors = [(x, x.detach().clone()) for x in chain(self.policy.parameters(), self.policy.buffers())]
         self._blocks: list[tuple[Any, int, int, int]] = []
-        self._others: list[tuple[Tensor, Tensor]] = []
+        self._others: list[Tensor] = []
         # Whatever happens to a tensor, its memory is not given to another one as long as it is watched.
         self._memory = [x.detach() for x, _ in self._tensors]
         for now, then in self._tensors:
             if now.device.type == "cpu" and now.is_contiguous():
                 self._blocks.append((now.data_ptr, now.data_ptr(), then.data_ptr(), now.nbytes))
             else:
-                self._others.append((now, then))
+                self._others.append(now)
+        self._places, self._bits = list(map(_place, self._others)), _bits(self._others)
 
     def has_changed(self) -> bool:
         """Return whether the policy is another than when it was last looked at."""
         return (
             any(members.get(name) is not member for members, name, member in self._members)
             or any(place() != address or _compare(address, kept, n) for place, address, kept, n in self._blocks)
-            or not all(now.shape == then.shape and th.equal(now, then) for now, then in self._others)
+            or self._others_have_changed()
         )
+
+    def _others_have_changed(self) -> bool:
+        """Return whether tensors have that are on an accelerator, which is waited for once for all of them."""
+        if any(_place(x) != place for x, place in zip(self._others, self._places, strict=True)):
+            return True
+        return not all(map(th.equal, _bits(self._others), self._bits))
 
     @contextmanager
     def before(self) -> Iterator[None]:
@@ -103,3 +110,16 @@ class PolicyWatch:
                 tensor.data = now
             for place, name, member in members:
                 place[name] = member
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what tells where a tensor's numbers are, and how they are stored."""
+    return tensor.device, tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr()
+
+
+def _bits(tensors: list[Tensor]) -> list[Tensor]:
+    """Return a copy of all that is stored in some tensors, one vector of bytes for each device."""
+    by_device: dict[th.device, list[Tensor]] = {}
+    for x in tensors:
+        by_device.setdefault(x.device, []).append(x.detach().reshape(-1).view(th.uint8))
+    return list(map(th.cat, by_device.values()))

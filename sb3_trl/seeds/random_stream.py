@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch as th
-from torch import Tensor
+
+from sb3_trl.random_state import random_state, set_random_state
 
 __all__ = ["RandomStream"]
 
@@ -20,25 +21,17 @@ class RandomStream:
 
     def __init__(self, device: th.device) -> None:
         self._device = device
-        self._own = self._read()
+        self._own = random_state(device)
 
     def __enter__(self) -> None:
-        self._others = self._read()
-        self._write(self._own)
+        self._others = random_state(self._device)
+        set_random_state(self._own, self._device)
 
     def __exit__(self, *_: Any) -> None:
-        own = self._read()
-        self._write(self._others)
+        own = random_state(self._device)
+        set_random_state(self._others, self._device)
         self._own = own
 
     def restore(self) -> None:
         """Leave torch where the stream is."""
-        self._write(self._own)
-
-    def _read(self) -> tuple[Tensor, Tensor | None]:
-        return th.get_rng_state(), th.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
-
-    def _write(self, states: tuple[Tensor, Tensor | None]) -> None:
-        th.set_rng_state(states[0])
-        if states[1] is not None:
-            th.cuda.set_rng_state(states[1], self._device)
+        set_random_state(self._own, self._device)

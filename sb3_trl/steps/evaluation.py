@@ -67,7 +67,7 @@ class CompiledEvaluation:
             if not self._is_broken:
                 padded = index if n == size else th.cat([index, index[:1].expand(size - n)])
                 try:
-                    with preserved_random_state():  # compiling must not change it
+                    with preserved_random_state(index.device):  # compiling must not change it
                         return self._compiled((padded,), fixed)[1]["value"][:n]
                 except Exception as error:
                     self._is_broken = True

@@ -180,7 +180,7 @@ class CompiledStep(EagerStep):
         varying = (*self._state, next(self._sizes), index)
         try:
             if is_new:
-                with preserved_random_state():  # compiling must not change it
+                with preserved_random_state(index.device):  # compiling must not change it
                     result = self._compiled(self._variant, data)(varying, self._fixed)
             else:
                 result = self._compiled(self._variant, data)(varying, self._fixed)
@@ -247,7 +247,7 @@ def trained_parameters(step: EagerStep, minibatch: tuple[Any, ...]) -> dict[str,
     """Return, by name, the parameters that a step changes: those of its optimiser that its loss has a gradient for."""
     held = {id(p) for p in step.parameters if p.requires_grad}
     named = {name: p for name, p in step.forward.named_parameters() if id(p) in held}
-    with preserved_random_state():
+    with preserved_random_state(step.parameters[0].device):
         loss, _ = step.loss(step.forward, *minibatch, *step.extra)
     if not loss.requires_grad or not named:
         return {}

@@ -62,3 +62,25 @@ def test_a_watch_notices_every_change_and_looks_back():
         with watch.before():
             assert th.equal(net(x), expected)
         assert th.equal(net(x), now)
+
+
+def test_tensors_that_cannot_be_compared_in_place_are_compared_bit_by_bit_too():
+    """Those of a GPU, and those that are not contiguous."""
+    net = nn.Linear(2, 3)
+    data = th.tensor([[1.0, th.nan, 0.0], [3.0, 4.0, 5.0]])
+    net.weight.data = data.t()
+    watch = PolicyWatch(net)
+    assert not watch.has_changed(), "what is not a number is what it was"
+
+    changes = [
+        lambda: net.weight.data[2, 0].neg_(),
+        lambda: setattr(net.weight, "data", net.weight.data.t().clone().t()),
+        lambda: net.weight.data[1, 1].add_(1e-6),
+        lambda: net.double(),
+        lambda: net.to("meta"),
+    ]
+    for change in changes:
+        watch.look()
+        assert not watch.has_changed()
+        change()
+        assert watch.has_changed()

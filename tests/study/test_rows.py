@@ -13,7 +13,8 @@ def test_columns(undisturbed):
     assert tuple(rows.columns) == COLUMNS
     assert set(rows.study) == {"small"}
     assert (rows.sb3_trl == __version__).all()
-    assert (rows.torch == th.__version__).all()
+    (torch,) = set(rows.torch)
+    assert torch in (th.__version__, th.__version__.partition("+")[0])  # PyPI's builds for a GPU do not say which
     assert (rows.gymnasium == gym.__version__).all()
     keys = rows[["algorithm", "variant", "task", "seed", "step"]].itertuples(index=False, name=None)
     methods = [("trpl", "TRPL, small steps"), ("ppo", "PPO"), ("fixpo", "FixPO")]
