@@ -112,9 +112,11 @@ def take_turns(
 
     give_locals(callback, algorithm)
     callback.update_locals(shared)
-    has_changed = False
+    has_changed, masks = False, None
     for step in range(n_steps):
-        observations, masks = algorithm._last_obs, _masks(algorithm, env, buffer, step)
+        observations = algorithm._last_obs
+        if step == 0 or masks is not None:
+            masks = _masks(algorithm, env, buffer, step)
         actions = yield Turn(observations, has_changed, masks)
         clipped_actions = clip(actions)
         new_obs, rewards, dones, infos = take_step(clipped_actions)
