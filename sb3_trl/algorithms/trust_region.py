@@ -89,7 +89,7 @@ def _(data: Gaussian) -> Table:
 
 @table.register
 def _(data: Categorical) -> Table:
-    return joined([table(data.log_probs)], _categorical, Categorical)
+    return Table((data.log_probs,), (), lambda rows, shared: Categorical(rows[0]), Categorical)
 
 
 @table.register
@@ -111,10 +111,6 @@ def _bound(bound: th.Tensor) -> Table:
 def _gaussian(is_diagonal: bool, parts: Sequence[th.Tensor]) -> Gaussian:
     mean, scale = parts
     return Gaussian(mean, std=scale) if is_diagonal else Gaussian(mean, scale_tril=scale)
-
-
-def _categorical(parts: Sequence[th.Tensor]) -> Categorical:
-    return Categorical(*parts)
 
 
 def reachable_entropy(bound: float, policy: Distribution) -> th.Tensor:

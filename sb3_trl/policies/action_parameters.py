@@ -114,11 +114,7 @@ class Actions(nn.Module):
 
     def _actions(self, latent: Tensor, masks: Tensor | None) -> ActionParameters:
         actions = self._unmasked_actions(latent)
-        return (
-            actions
-            if masks is None
-            else ActionParameters(actions.family.masked(actions.tensors, masks), actions.family)
-        )
+        return actions if masks is None else actions.masked(masks)
 
     def _unmasked_actions(self, latent: Tensor) -> ActionParameters:
         if self._head is not None:
