@@ -60,13 +60,16 @@ class Method:
 
 @dataclass(frozen=True)
 class Description:
-    """What a study file says."""
+    """What a study file says.
+
+    :param n_timesteps: Environment steps by task; a task that is not there has those of the hyperparameter file.
+    """
 
     path: Path
     name: str
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    n_timesteps: int | None
+    n_timesteps: Mapping[str, int]
     eval_freq: int
     n_eval_episodes: int
     methods: tuple[Method, ...]
@@ -95,7 +98,7 @@ def read_description(
         optional(pairs, "name", Pair.text, path.stem),
         tasks,
         _seeds(pairs["seeds"]),
-        optional(pairs, "n_timesteps", Pair.integer, None),
+        _n_timesteps(pairs["n_timesteps"], tasks) if "n_timesteps" in pairs else {},
         optional(pairs, "eval_freq", Pair.integer, EVAL_FREQ),
         optional(pairs, "n_eval_episodes", Pair.integer, N_EVAL_EPISODES),
         tuple(_method(pair, tasks, arguments) for pair in methods.values()),
@@ -125,6 +128,17 @@ def _unknown_task(item: Entry, known: Collection[str]) -> StudyError:
         f"unknown task {item.text()!r}{guess} allowed: the {len(known)} environments that Gymnasium knows "
         "(--gym-packages imports packages that bring others)"
     )
+
+
+def _n_timesteps(entry: Pair, tasks: tuple[str, ...]) -> dict[str, int]:
+    """Return the steps of each task, from one number for all or a mapping of tasks to numbers."""
+    if not entry.is_mapping:
+        return dict.fromkeys(tasks, entry.integer())
+    pairs = entry.mapping("{CartPole-v1: 100000}")
+    for task, pair in pairs.items():
+        if task not in tasks:
+            raise pair.key.unknown("task", tasks)
+    return {task: pair.integer() for task, pair in pairs.items()}
 
 
 def _seeds(entry: Pair) -> tuple[int, ...]:

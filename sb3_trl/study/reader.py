@@ -41,6 +41,11 @@ class Entry:
         return self.node.start_mark.line + 1
 
     @property
+    def is_mapping(self) -> bool:
+        """Whether the node is a mapping."""
+        return isinstance(self.node, yaml.MappingNode)
+
+    @property
     def value(self) -> Any:
         """The node as Python's numbers, strings, lists and dicts."""
         try:
@@ -116,7 +121,7 @@ class Entry:
         return int(number)
 
     def _shown(self) -> str:
-        return repr(self.value) if not isinstance(self.node, yaml.MappingNode) else "a mapping"
+        return "a mapping" if self.is_mapping else repr(self.value)
 
 
 class Pair(Entry):

@@ -88,6 +88,12 @@ def edit(old: str, new: str) -> str:
     return GOOD.replace(old, new, 1)
 
 
+def test_steps_of_each_task(load):
+    study = load(GOOD.replace("n_timesteps: 2e3", "n_timesteps: {CartPole-v1: 1e3}"))
+    steps = {(run.task, run.n_timesteps, run.hyperparameters["n_timesteps"]) for run in study.runs}
+    assert steps == {("CartPole-v1", 1000, 1000), ("Pendulum-v1", 100_000, 100_000), ("Pendulum-v1", 300_000, 300_000)}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -99,6 +105,8 @@ def edit(old: str, new: str) -> str:
         (edit("seeds: 2", "seeds: [0, -1]"), "2: an item of 'seeds' must be a whole number from 0"),
         (edit("seeds: 2", "seeds: two"), "2: 'seeds' must be a whole number"),
         (edit("2e3", "true"), "3: 'n_timesteps' must be a whole number of 1 or more, not True"),
+        (edit("2e3", "{Cartpole-v1: 9}"), "3: unknown task 'Cartpole-v1', did you mean 'CartPole-v1'?"),
+        (edit("2e3", "{CartPole-v1: 0}"), "3: 'CartPole-v1' must be a whole number of 1 or more, not 0"),
         (edit("2e3", "2.5"), "3: 'n_timesteps' must be a whole number of 1 or more, not 2.5"),
         (
             edit("500", "3000"),
