@@ -1,8 +1,8 @@
 """How fast training is beside SB3's PPO that takes the same gradient steps: ``python benchmarks/training.py``.
 
 Every contestant trains in this process, on HalfCheetah-v5 but for what is said below, on one thread, after a warm-up
-that includes compilation; iterations (rollout, update, log) take turns, so that all of them meet the machine in the same
-mood. The table gives medians, and the ratio of each to PPO.
+that includes compilation; iterations (rollout, update, log) take turns, so that all of them meet the machine in the
+same mood. The table gives medians, and the ratio of each to PPO.
 
     python benchmarks/training.py --contests trpl --rounds 5
 """
