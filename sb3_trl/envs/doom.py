@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -32,7 +31,9 @@ class VizdoomEnv(gym.Env[Any, Any], utils.EzPickle):
     """A scenario that comes with ViZDoom: buttons, rewards, skill and time limit are those of its file.
 
     Made by ``gymnasium.make("sb3_trl/VizdoomHealthGathering-v0")`` and the like after ``import sb3_trl.envs``. The game
-    is a process of its own without window and sound; it starts with the first ``reset`` and ends with ``close``.
+    is a process of its own without window and sound; it starts with the first ``reset`` and ends with ``close``, or
+    when Python does. (Where Python is killed it stays behind asleep. ``SubprocVecEnv`` kills its workers if it is not
+    closed.)
 
     Action, ``Discrete(1 + number of buttons)``: 0 presses nothing, i the i-th button of the scenario. It is held for
     ``frame_skip`` tics of 1/35 s.
@@ -70,7 +71,6 @@ class VizdoomEnv(gym.Env[Any, Any], utils.EzPickle):
         self.metadata = {**self.metadata, "render_fps": _TICS_PER_SECOND / frame_skip}
         self._height, self._width = size
         self._game = _game(scenario)
-        self._folder: TemporaryDirectory[str] | None = None
         self._limit = self._game.get_episode_timeout() or np.inf
         self._game.set_episode_timeout(0)
         self._tics = 0
@@ -117,14 +117,9 @@ class VizdoomEnv(gym.Env[Any, Any], utils.EzPickle):
     def close(self) -> None:
         """End the game's process."""
         self._game.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
 
     def _start(self) -> None:
-        """Start the game with settings of its own, and leave nothing where Python runs."""
-        self._folder = TemporaryDirectory(prefix="vizdoom", ignore_cleanup_errors=True)
-        self._game.set_doom_config_path(os.path.join(self._folder.name, "settings.ini"))
+        """Start the game, and leave nothing in the folder where Python runs."""
         was_there = _LEFT_BEHIND.exists()
         self._game.init()
         if not was_there:
@@ -153,6 +148,7 @@ def _game(scenario: str) -> Any:
     game.load_config(str(path))
     # Otherwise a doom2.wad in the folder where Python runs changes what everything looks like.
     game.set_doom_game_path(str(folder.parent / "freedoom2.wad"))
+    game.set_doom_config_path(os.devnull)  # settings of other games played here do not count, and none are kept
     game.set_window_visible(False)
     game.set_mode(vizdoom.Mode.PLAYER)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)

@@ -2,6 +2,8 @@
 
 import gc
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -199,14 +201,19 @@ def test_no_game_is_left_running():
     assert games() == before
 
 
+def test_the_game_ends_with_python():
+    """Without a word, though nobody closed it."""
+    code = "import sb3_trl.envs, gymnasium as gym\nenv = gym.make('sb3_trl/VizdoomBasic-v0')\nenv.reset()\nenv.step(0)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")
+
+
 def test_nothing_is_left_in_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     env = VizdoomEnv("basic")
     env.reset(seed=0)
-    settings = Path(env._folder.name)
     env.close()
     assert not list(tmp_path.iterdir())
-    assert not settings.exists()
     (tmp_path / "_vizdoom").mkdir()
     env.reset(seed=0)
     env.close()
