@@ -37,16 +37,16 @@ class OneHotGrid(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        space = env.observation_space
-        if not isinstance(space, spaces.Dict) or not {"image", "direction"} <= set(space.spaces):
+        shape = _shape(env)
+        if shape is None:
             raise ValueError(
-                f"OneHotGrid takes MiniGrid's own observations, 'image' and 'direction', not those of {space}: "
-                "let it be the first of the wrappers."
+                "OneHotGrid takes MiniGrid's own observations, 'image' and 'direction', not those of "
+                f"{env.observation_space}: let it be the first of the wrappers."
             )
-        width, height, planes = space["image"].shape or ()
+        width, height = shape
         cells = np.arange(width * height).reshape(width, height, 1)
         #: Where the entries begin that each number of the image is one of.
-        self._first = cells * sum(_SIZES) + np.cumsum([0, *_SIZES[: planes - 1]])
+        self._first = cells * sum(_SIZES) + np.cumsum([0, *_SIZES[:-1]])
         self._n_image = width * height * sum(_SIZES)
         self.observation_space = spaces.Box(0.0, 1.0, (self._n_image + _DIRECTIONS,), np.float32)
 
@@ -56,6 +56,16 @@ class OneHotGrid(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
         vector[self._first + observation["image"]] = 1.0
         vector[self._n_image + observation["direction"]] = 1.0
         return vector
+
+
+def _shape(env: gym.Env[Any, Any]) -> tuple[int, int] | None:
+    """Width and height, in cells, of what is seen of a grid; None if it is none of cells."""
+    space = env.observation_space
+    if not isinstance(space, spaces.Dict) or not {"image", "direction"} <= set(space.spaces):
+        return None
+    view, width, height = (env.get_wrapper_attr(name) for name in ("agent_view_size", "width", "height"))
+    shape = (space["image"].shape or ())[:2]
+    return shape if shape in ((view, view), (width, height)) else None
 
 
 def memory(**kwargs: Any) -> OneHotGrid:

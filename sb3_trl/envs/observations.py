@@ -25,7 +25,7 @@ class HiddenEntries(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
 
     :param env: An environment whose observations are vectors.
     :param indices: Positions of the entries, from 0.
-    :raises ValueError: if its observations are no vectors, an entry is not there, or none would be left.
+    :raises ValueError: if its observations are no vectors, an entry is not there, or none or all are to be hidden.
     """
 
     def __init__(self, env: gym.Env[Any, Any], indices: Sequence[int]) -> None:
@@ -36,7 +36,7 @@ class HiddenEntries(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
             raise ValueError(f"HiddenEntries shortens observations that are vectors, not those of {space}.")
         (length,) = space.shape
         hidden = set(indices)
-        if not hidden < set(range(length)):
+        if not hidden or not hidden < set(range(length)):
             raise ValueError(
                 f"indices={list(indices)}: choose some, not all, of the entries 0 to {length - 1} of the observation."
             )

@@ -12,7 +12,7 @@ from sb3_trl.envs import HiddenEntries
 
 pytest.importorskip("minigrid", reason='pip install "sb3-trl[pixels]"')
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
-from minigrid.wrappers import FullyObsWrapper
+from minigrid.wrappers import FullyObsWrapper, RGBImgPartialObsWrapper, ViewSizeWrapper
 
 from sb3_trl.envs import OneHotGrid
 
@@ -68,6 +68,11 @@ def test_the_whole_grid_is_encoded_with_the_agents_direction():
     np.testing.assert_array_equal(vectors[-1], vector)
 
 
+def test_other_views_are_encoded_too():
+    env = OneHotGrid(ViewSizeWrapper(gym.make("MiniGrid-DoorKey-6x6-v0"), 3))
+    np.testing.assert_array_equal(image_of(env.reset(seed=0)[0], 3), env.env.observation({})["image"])
+
+
 @pytest.mark.parametrize("env_id", SMALL)
 def test_time_limits_truncate(env_id):
     env = gym.make(env_id)
@@ -91,5 +96,7 @@ def test_sb3_takes_it_and_it_can_be_drawn(env_id):
 def test_the_error_names_what_is_taken():
     with pytest.raises(ValueError, match="MiniGrid's own observations, 'image' and 'direction', not those of Box"):
         OneHotGrid(gym.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="let it be the first of the wrappers"):
+        OneHotGrid(RGBImgPartialObsWrapper(gym.make("MiniGrid-DoorKey-5x5-v0")))
     with pytest.raises(ValueError, match="observations that are vectors, not those of Dict"):
         HiddenEntries(gym.make("MiniGrid-DoorKey-5x5-v0"), [0])

@@ -69,6 +69,8 @@ def test_errors_say_what_can_be_hidden():
         HiddenEntries(gym.make("CartPole-v1"), [4])
     with pytest.raises(ValueError, match=r"indices=\[0, 1, 2, 3\]: choose some, not all"):
         HiddenEntries(gym.make("CartPole-v1"), range(4))
+    with pytest.raises(ValueError, match=r"indices=\[\]: choose some"):
+        HiddenEntries(gym.make("CartPole-v1"), [])
     with pytest.raises(ValueError, match="observations that are vectors, not those of Discrete"):
         HiddenEntries(gym.make("Taxi-v4") if "Taxi-v4" in gym.registry else gym.make("Taxi-v3"), [0])
 
