@@ -9,8 +9,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import nn
 
 from sb3_trl.policies.masks import apply_masks, unmasked
+from sb3_trl.policies.sequences import Sequences, replay
 
-__all__ = ["DistributionAndValues", "ForwardPass", "actor_latent", "features_of", "latents"]
+__all__ = ["DistributionAndValues", "ForwardPass", "actor_latent", "critic_latent", "features_of", "latents"]
 
 
 class ForwardPass(nn.Module):
@@ -52,6 +53,8 @@ class DistributionAndValues(nn.Module):
 
 def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor]:
     """Return the last hidden layers of actor and critic, passing once through what they share."""
+    if isinstance(observations, Sequences):
+        return _latents_of_sequences(policy, observations)
     features = policy.extract_features(observations)
     if isinstance(features, tuple):
         pi_features, vf_features = features
@@ -61,7 +64,36 @@ def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th
 
 def actor_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
     """Return the last hidden layer of the actor alone."""
+    if isinstance(observations, Sequences):
+        features = features_of(policy, observations.observations, critic=False)
+        return policy.mlp_extractor.forward_actor(replay(policy.lstm_actor, features, observations, observations.pi))
     return policy.mlp_extractor.forward_actor(features_of(policy, observations, critic=False))
+
+
+def critic_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
+    """Return the last hidden layer of the critic alone."""
+    if not isinstance(observations, Sequences):
+        return policy.mlp_extractor.forward_critic(features_of(policy, observations, critic=True))
+    features = features_of(policy, observations.observations, critic=True)
+    if policy.lstm_critic is not None:
+        latent = replay(policy.lstm_critic, features, observations, observations.vf)
+    elif policy.shared_lstm:
+        latent = replay(policy.lstm_actor, features, observations, observations.pi).detach()
+    else:
+        latent = policy.critic(features)
+    return policy.mlp_extractor.forward_critic(latent)
+
+
+def _latents_of_sequences(policy: Any, sequences: Sequences) -> tuple[th.Tensor, th.Tensor]:
+    """What ``RecurrentActorCriticPolicy.evaluate_actions`` passes through, without its loop over time."""
+    features = policy.extract_features(sequences.observations)
+    pi_features, vf_features = features if isinstance(features, tuple) else (features, features)
+    latent_pi = replay(policy.lstm_actor, pi_features, sequences, sequences.pi)
+    if policy.lstm_critic is not None:
+        latent_vf = replay(policy.lstm_critic, vf_features, sequences, sequences.vf)
+    else:
+        latent_vf = latent_pi.detach() if policy.shared_lstm else policy.critic(vf_features)
+    return policy.mlp_extractor.forward_actor(latent_pi), policy.mlp_extractor.forward_critic(latent_vf)
 
 
 def features_of(policy: ActorCriticPolicy, observations: Any, critic: bool) -> th.Tensor:
