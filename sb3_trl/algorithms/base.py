@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch as th
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
@@ -28,7 +30,7 @@ from sb3_trl.steps.evaluation import CompiledEvaluation
 from sb3_trl.steps.flat_adam import is_plain_adam
 from sb3_trl.steps.gradient_step import CompiledStep, EagerStep, StepLoss
 from sb3_trl.steps.running_means import RunningMeans
-from sb3_trl.table import Shared, Table, chunks, table
+from sb3_trl.table import Shared, Table, table
 
 __all__ = ["LeanRollouts", "TrustRegionAlgorithm"]
 
@@ -80,9 +82,26 @@ class LeanRollouts(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Fill the buffer, as in SB3; for policies and buffers of another kind by SB3's own method."""
-        if can_collect(self):
-            return collect_rollout(self, env, callback, rollout_buffer, n_rollout_steps)
+        if self._can_collect():
+            return self._collect(self, env, callback, rollout_buffer, n_rollout_steps)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    #: Collects what SB3 would, where ``_can_collect``.
+    _collect = staticmethod(collect_rollout)
+
+    def _can_collect(self) -> bool:
+        return can_collect(self)
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise ValueError(f"{type(self).__name__} has no policy {policy_name!r}: {self._advice_on_policies()}")
+        return super()._get_policy_from_name(policy_name)
+
+    def _advice_on_policies(self) -> str:
+        """Say which policies there are, and what is for the others."""
+        names = ", ".join(map(repr, self.policy_aliases))
+        others = "recurrent policies are for RecurrentFixPO, RecurrentTRPL and LeanRecurrentPPO"
+        return f"choose {names} or a class; {others}."
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         # First in the list: a broken environment is reported before any other callback looks at it.
@@ -117,11 +136,19 @@ class TrustRegionAlgorithm(LeanRollouts):
         self._evaluations: dict[str, CompiledEvaluation] = {}
         self._schedules: dict[str, tuple[Any, Any]] = {}
         self._check_rollout_size()
+        self._check_policy_class()
         check_policy_kwargs(self.policy_class, self.policy_kwargs)
         super()._setup_model()
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         return super()._init_callback(_first(DashboardCallback(self.log_prefixes), callback), progress_bar)
+
+    def _check_policy_class(self) -> None:
+        if issubclass(self.policy_class, RecurrentActorCriticPolicy):
+            raise ValueError(
+                f"{self.policy_class.__name__} has a memory, which {type(self).__name__} would not look after: use "
+                "RecurrentFixPO, RecurrentTRPL or LeanRecurrentPPO."
+            )
 
     def _check_rollout_size(self) -> None:
         check_at_least(self, {"n_steps": 1, "batch_size": 1, "n_epochs": 1})
@@ -156,11 +183,26 @@ class TrustRegionAlgorithm(LeanRollouts):
     @th.no_grad()
     def _evaluate(self, function: Callable[[Any], Any], observations: Any) -> list[Any]:
         """Apply ``function`` to all observations, chunk by chunk, in the network's evaluation mode."""
+        states = self._states(observations)
+        parts = states.split(states.rows_for(max(self.batch_size, 2048)))
         self.policy.set_training_mode(False)
         try:
-            return [function(chunk) for chunk in chunks(observations, max(self.batch_size, 2048))]
+            return [function(states.part(rows)) for rows in parts]
         finally:
             self.policy.set_training_mode(True)
+
+    def _states(self, data: Any) -> Table:
+        """Return data of the rollout as a table whose parts can be passed through the network."""
+        return table(data)
+
+    def _minibatches(self, data: Any) -> Table:
+        """Return data of the rollout as a table whose parts are minibatches."""
+        return table(data)
+
+    def _n_minibatches(self, rollout: Rollout) -> int:
+        """Return how many gradient steps an epoch has."""
+        data = self._minibatches(rollout)
+        return -(-data.n_rows // data.rows_for(self.batch_size))
 
     # --- gradient steps ---
 
@@ -187,13 +229,14 @@ class TrustRegionAlgorithm(LeanRollouts):
         :param stats: Receives the loss's scalars.
         :param rule: ``extra`` and ``after`` of ``EagerStep``.
         """
+        whole = self._minibatches(data)
         if self._lockstep is not None:
-            self._lockstep.ask(name, loss, forward, optimizer, table(data), n_epochs, stats, rule)
+            self._lockstep.ask(name, loss, forward, optimizer, whole, n_epochs, stats, rule)
             return
-        step, whole = self._gradient_step(name, loss, forward, optimizer, **rule), table(data)
+        step = self._gradient_step(name, loss, forward, optimizer, **rule)
         try:
             for _ in range(n_epochs):
-                stats.add(step.epoch(whole, self.batch_size))
+                stats.add(step.epoch(whole, whole.rows_for(self.batch_size)))
         finally:  # Ctrl-C may come at any time, and the model is saved after it
             step.finish()
             if whole is not data:

@@ -72,9 +72,7 @@ def collect_rollout(
     return act_in_turns(turns, lambda: LeanActor(algorithm.policy, n_steps, env.num_envs), n_steps)
 
 
-def act_in_turns(
-    rollout: Generator[Turn, np.ndarray, bool], make_actor: Callable[[], LeanActor], n_steps: int
-) -> bool:
+def act_in_turns(rollout: Generator[Turn, np.ndarray, bool], make_actor: Callable[[], LeanActor], n_steps: int) -> bool:
     """Act in every turn of a rollout, and return whether it is complete.
 
     :param rollout: What ``take_turns`` returns.

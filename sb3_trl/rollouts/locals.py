@@ -18,7 +18,8 @@ def give_locals(callback: BaseCallback, appraisal: Appraisal) -> None:
     for one in callbacks_in(callback):
         known = one.locals
         if id(known) not in given:
-            now = {key: value for key, value in known.items() if key not in appraisal.on_demand}  # without the last rollout's
+            # Without those of the last rollout.
+            now = {key: value for key, value in known.items() if key not in appraisal.on_demand}
             given[id(known)] = RolloutLocals(now, appraisal)
         one.locals = given[id(known)]
 
