@@ -19,6 +19,7 @@ from torch import distributions as td
 from sb3_trl import LeanRecurrentPPO, RecurrentFixPO, RecurrentTRPL
 from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+from sb3_trl.policies.masks import apply_masks
 
 RECURRENT = [RecurrentFixPO, RecurrentTRPL, LeanRecurrentPPO]
 #: What LSTMs there are.
@@ -64,15 +65,19 @@ class Episodes(gym.Env):
         reward = float(np.sum(action)) + self.steps
         return self.observation_space.sample(), reward, is_over and not by_limit, is_over and by_limit, {}
 
+
+class MaskedEpisodes(Episodes):
+    """One of the three actions is impossible in every step."""
+
     def action_masks(self) -> np.ndarray:
         masks = np.ones(3, bool)
         masks[self.steps % 3] = False
         return masks
 
 
-def episodes(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
-    """Environments that are never in the same step of an episode."""
-    env = DummyVecEnv([lambda: Episodes(**kwargs) for _ in range(n_envs)])
+def episodes(n_envs: int = 2, cls: type[Episodes] = Episodes, **kwargs: Any) -> DummyVecEnv:
+    """Environments that are not in the same step of an episode."""
+    env = DummyVecEnv([lambda: cls(**kwargs) for _ in range(n_envs)])
     for index, one in enumerate(env.envs):
         one.episode = 2 * index
     env.seed(0)
@@ -110,6 +115,8 @@ def acted(policy: Any, buffer: Any, read: Callable[[Any], Any]) -> list[Any]:
         now = {key: x[step] for key, x in arrays.items()} if isinstance(arrays, dict) else arrays[step]
         starts = th.as_tensor(buffer.episode_starts[step])
         distribution, states = policy.get_distribution(obs_as_tensor(now, policy.device), states, starts)
+        if hasattr(buffer, "action_masks"):
+            distribution = apply_masks(distribution, th.as_tensor(buffer.action_masks[step]).bool())
         found.append(read(distribution))
     return found
 
