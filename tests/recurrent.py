@@ -164,4 +164,5 @@ def cut_as_sb3(model: Any, monkeypatch: Any) -> RecurrentPPO:
     other = recurrent(RecurrentPPO, model.env, policy_kwargs=model.policy_kwargs, **options)
     other.policy.load_state_dict(model.policy.state_dict())
     other.rollout_buffer = copy.deepcopy(model.rollout_buffer)
+    other.rollout_buffer.actions = other.rollout_buffer.actions.astype(np.float32)  # it cannot take integers as bits
     return other

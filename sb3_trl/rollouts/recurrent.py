@@ -54,6 +54,7 @@ def can_collect_recurrent(algorithm: OnPolicyAlgorithm) -> bool:
     policy, buffer = algorithm.policy, algorithm.rollout_buffer
     return (
         type(policy) in _POLICIES
+        and all(map(_is_plain, (policy.lstm_actor, policy.lstm_critic)))
         and type(buffer) in (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer)
         and not algorithm.use_sde
         and not policy.squash_output
@@ -112,10 +113,13 @@ class Memory:
         return pi[0][-1]
 
 
+def _is_plain(lstm: nn.LSTM | None) -> bool:
+    """Return whether there is no more to an LSTM than its cells."""
+    return lstm is None or (type(lstm) is nn.LSTM and not has_hooks(lstm))
+
+
 def _cell(lstm: nn.LSTM) -> Cell:
-    """Return what an LSTM does in one step, in fewer calls."""
-    if type(lstm) is not nn.LSTM or has_hooks(lstm) or lstm.proj_size or lstm.bidirectional or lstm.batch_first:
-        return lambda x, states: lstm(x.unsqueeze(0), states)[1]
+    """Return what a plain LSTM does in one step, without the calls around it."""
     layers = [[w.detach() for w in weights] for weights in lstm.all_weights]
 
     def one_layer(x: Tensor, states: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

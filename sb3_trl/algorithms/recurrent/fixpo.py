@@ -60,7 +60,7 @@ class RecurrentFixPO(Recurrence, FixPO):
     :param max_grad_norm: Gradient clipping, ``None`` for none.
     :param use_sde: As in SB3.
     :param sde_sample_freq: As in SB3.
-    :param rollout_buffer_class: A subclass of sb3-contrib's ``RecurrentRolloutBuffer`` (or ``RecurrentDictRolloutBuffer``).
+    :param rollout_buffer_class: A subclass of sb3-contrib's ``RecurrentRolloutBuffer``, or of its buffer for ``Dict``.
     :param rollout_buffer_kwargs: As in SB3.
     :param stats_window_size: As in SB3.
     :param tensorboard_log: As in SB3.

@@ -44,7 +44,7 @@ class LeanRecurrentPPO(Recurrence, LeanPPO):
     :param max_grad_norm: As in sb3-contrib.
     :param use_sde: As in sb3-contrib.
     :param sde_sample_freq: As in sb3-contrib.
-    :param rollout_buffer_class: A subclass of sb3-contrib's ``RecurrentRolloutBuffer`` (or ``RecurrentDictRolloutBuffer``).
+    :param rollout_buffer_class: A subclass of sb3-contrib's ``RecurrentRolloutBuffer``, or of its buffer for ``Dict``.
     :param rollout_buffer_kwargs: As in SB3.
     :param target_kl: As in sb3-contrib.
     :param stats_window_size: As in sb3-contrib.

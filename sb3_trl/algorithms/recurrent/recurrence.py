@@ -151,8 +151,14 @@ class Recurrence(TrustRegionAlgorithm):
         if not issubclass(cls, wanted):
             names = ", ".join(map(repr, self.policy_aliases))
             raise ValueError(
-                f"{cls.__name__} is no policy of {type(self).__name__}: use {names}, or a subclass of {wanted.__name__}."
+                f"{cls.__name__} is no policy of {type(self).__name__}: use {names} or a subclass of {wanted.__name__}."
             )
+        for name in ("batch_first", "bidirectional", "proj_size"):
+            if (self.policy_kwargs.get("lstm_kwargs") or {}).get(name):
+                raise ValueError(
+                    f"lstm_kwargs has {name!r}: the LSTM of a policy goes forward in time, which comes first, and its "
+                    "outputs are its hidden states. Leave it out."
+                )
         if cls._process_sequence is not RecurrentActorCriticPolicy._process_sequence:
             raise ValueError(
                 f"{cls.__name__} has a _process_sequence of its own, but sequences are replayed by lstm_actor and "

@@ -62,7 +62,7 @@ class RecurrentTRPL(Recurrence, TRPL):
     :param ent_coef: Entropy bonus.
     :param vf_coef: Weight of the value loss where actor and critic share parameters.
     :param max_grad_norm: Gradient clipping, none by default.
-    :param rollout_buffer_class: A subclass of sb3-contrib's ``RecurrentRolloutBuffer`` (or ``RecurrentDictRolloutBuffer``).
+    :param rollout_buffer_class: A subclass of sb3-contrib's ``RecurrentRolloutBuffer``, or of its buffer for ``Dict``.
     :param rollout_buffer_kwargs: As in SB3.
     :param stats_window_size: As in SB3.
     :param tensorboard_log: As in SB3.
