@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trl.algorithms.base import LeanRollouts
+from sb3_trl.algorithms.collecting import LeanRollouts
 from sb3_trl.policies.forward import DistributionAndValues
 from sb3_trl.policies.masks import Masked, check_masks
 

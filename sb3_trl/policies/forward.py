@@ -62,7 +62,7 @@ def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th
     return policy.mlp_extractor(features)
 
 
-def actor_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
+def actor_latent(policy: Any, observations: Any) -> th.Tensor:
     """Return the last hidden layer of the actor alone."""
     if isinstance(observations, Sequences):
         features = features_of(policy, observations.observations, critic=False)
@@ -70,7 +70,7 @@ def actor_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
     return policy.mlp_extractor.forward_actor(features_of(policy, observations, critic=False))
 
 
-def critic_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
+def critic_latent(policy: Any, observations: Any) -> th.Tensor:
     """Return the last hidden layer of the critic alone."""
     if not isinstance(observations, Sequences):
         return policy.mlp_extractor.forward_critic(features_of(policy, observations, critic=True))

@@ -24,7 +24,7 @@ class _WithLstm(RecurrentActorCriticPolicy):
     _lstm_arguments: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, **self._lstm_arguments)
+        super().__init__(*args, **(kwargs | self._lstm_arguments))
 
 
 class TRPLLstmPolicy(TRPLPolicy, _WithLstm):

@@ -147,7 +147,7 @@ def take_turns(
         if not callback.on_step():
             return False
         algorithm._update_info_buffer(infos, dones)
-        for index in dones.nonzero()[0] if any(dones.tolist()) else ():
+        for index in dones.nonzero()[0].tolist() if any(dones.tolist()) else ():
             rewards[index] += algorithm.gamma * appraisal.after_time_limit(infos[index], index)
         _store(buffer, step, observations, actions, rewards, algorithm._last_episode_starts)
         algorithm._last_obs = new_obs  # type: ignore[assignment]

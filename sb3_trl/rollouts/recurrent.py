@@ -7,7 +7,7 @@ LSTMs returned is kept, and values and log-probabilities are made of it for many
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch as th
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sb3_trl.policies.forward import features_of
 from sb3_trl.policies.masks import apply_masks, unmasked
 from sb3_trl.policies.recurrent import TRPLCnnLstmPolicy, TRPLLstmPolicy, TRPLMultiInputLstmPolicy
+from sb3_trl.policies.sequences import Hidden
 from sb3_trl.rollouts.actor import LeanActor, has_hooks
 from sb3_trl.rollouts.collection import act_in_turns, take_turns
 from sb3_trl.rollouts.sequences import RecurrentBuffer
@@ -37,7 +38,7 @@ from sb3_trl.rollouts.values import Appraisal
 __all__ = ["can_collect_recurrent", "collect_recurrent_rollout"]
 
 #: Maps features ``(n_envs, features)`` and states ``(layers, n_envs, hidden)`` to the states after the step.
-Cell: TypeAlias = Callable[[Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]
+Cell: TypeAlias = Callable[[Tensor, Hidden], Hidden]
 
 _POLICIES = (
     RecurrentActorCriticPolicy,
@@ -51,7 +52,8 @@ _POLICIES = (
 
 def can_collect_recurrent(algorithm: OnPolicyAlgorithm) -> bool:
     """Return whether ``collect_recurrent_rollout`` collects what sb3-contrib would; see ``can_collect``."""
-    policy, buffer = algorithm.policy, algorithm.rollout_buffer
+    policy: Any = algorithm.policy
+    buffer = algorithm.rollout_buffer
     return (
         type(policy) in _POLICIES
         and all(map(_is_plain, (policy.lstm_actor, policy.lstm_critic)))
@@ -101,7 +103,7 @@ class Memory:
         :param pi_features: Of the actor, ``(n_envs, features)``.
         :param vf_features: Of the critic; where it has no LSTM, nothing looks at them.
         """
-        pi, vf = self.states[-1]
+        pi, vf = cast("tuple[Hidden, Hidden]", self.states[-1])
         starts = self.algorithm._last_episode_starts
         if starts.any():
             goes_on = th.as_tensor(1.0 - starts, dtype=th.float32, device=pi[0].device).view(1, -1, 1)
@@ -122,11 +124,11 @@ def _cell(lstm: nn.LSTM) -> Cell:
     """Return what a plain LSTM does in one step, without the calls around it."""
     layers = [[w.detach() for w in weights] for weights in lstm.all_weights]
 
-    def one_layer(x: Tensor, states: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def one_layer(x: Tensor, states: Hidden) -> Hidden:
         hidden, cell = th.lstm_cell(x, (states[0][0], states[1][0]), *layers[0])
         return hidden.unsqueeze(0), cell.unsqueeze(0)
 
-    def all_layers(x: Tensor, states: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def all_layers(x: Tensor, states: Hidden) -> Hidden:
         after = []
         for weights, hidden, cell in zip(layers, states[0], states[1], strict=True):
             after.append(th.lstm_cell(x, (hidden, cell), *weights))
@@ -188,7 +190,9 @@ class RecurrentAppraisal(Appraisal):
     """
 
     on_demand = (*Appraisal.on_demand, "lstm_states", "episode_starts")
-    policy: RecurrentActorCriticPolicy
+    algorithm: Any
+    policy: Any
+    buffer: Any
 
     def __init__(self, algorithm: Any, buffer: RecurrentBuffer, memory: Memory) -> None:
         super().__init__(algorithm, buffer)

@@ -34,9 +34,9 @@ class Appraisal:
     on_demand: tuple[str, ...] = ("obs_tensor", "values", "log_probs")
 
     def __init__(self, algorithm: OnPolicyAlgorithm, buffer: RolloutBuffer) -> None:
-        self.algorithm = algorithm
-        self.policy: ActorCriticPolicy = algorithm.policy
-        self.buffer = buffer
+        self.algorithm: Any = algorithm
+        self.policy: Any = algorithm.policy
+        self.buffer: Any = buffer
 
     # --- what depends on the kind of the policy ---
 
@@ -129,7 +129,7 @@ class Appraisal:
         return values if key == "values" else distribution.log_prob(th.as_tensor(known["actions"], device=device))
 
     def _observations_now(self) -> Any:
-        return obs_as_tensor(self.algorithm._last_obs, self.policy.device)  # type: ignore[arg-type]
+        return obs_as_tensor(self.algorithm._last_obs, self.policy.device)
 
 
 class Values:

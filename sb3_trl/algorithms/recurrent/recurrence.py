@@ -22,7 +22,7 @@ from sb3_trl.policies.masks import apply_masks, check_masks
 from sb3_trl.policies.sequences import Sequences, by_sequence, with_sequences
 from sb3_trl.rollouts.recurrent import can_collect_recurrent, collect_recurrent_rollout
 from sb3_trl.rollouts.rollout import Rollout
-from sb3_trl.rollouts.sequences import RecurrentBuffer, recurrent_rollout, windows
+from sb3_trl.rollouts.sequences import recurrent_rollout, windows
 from sb3_trl.table import Table
 
 __all__ = ["Recurrence"]
@@ -38,14 +38,15 @@ class Recurrence(TrustRegionAlgorithm):
     #: Of policies that it takes.
     recurrent_policy_class: ClassVar[type[BasePolicy]] = RecurrentActorCriticPolicy
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = RecurrentPPO.policy_aliases
-    rollout_buffer: RecurrentBuffer
+    policy: Any
+    rollout_buffer: Any
     sequence_length: int | None
     #: Before the next step; of an environment whose episode is over they are those of its last step.
     _last_lstm_states: RNNStates | None = None
 
     # --- rollouts and sequences ---
 
-    _collect = staticmethod(collect_recurrent_rollout)
+    _collect = staticmethod(collect_recurrent_rollout)  # type: ignore[assignment]
 
     def _can_collect(self) -> bool:
         return can_collect_recurrent(self)
@@ -84,7 +85,7 @@ class Recurrence(TrustRegionAlgorithm):
         """
         if action_masks is None:
             return self.policy.predict(observation, state, episode_start, deterministic)
-        policy = self.policy
+        policy: Any = self.policy
         policy.set_training_mode(False)
         tensor, is_vectorized = policy.obs_to_tensor(observation)
         n = len(next(iter(tensor.values())) if isinstance(tensor, dict) else tensor)
@@ -92,9 +93,9 @@ class Recurrence(TrustRegionAlgorithm):
         n_layers, _, size = policy.lstm_hidden_state_shape
         state = (np.zeros((n_layers, n, size)),) * 2 if state is None else state
         hidden, cell = (th.as_tensor(own, dtype=th.float32, device=self.device) for own in state)
-        starts = np.zeros(n) if episode_start is None else episode_start
+        given = np.zeros(n) if episode_start is None else episode_start
+        starts = th.as_tensor(given, dtype=th.float32, device=self.device)
         with th.no_grad():
-            starts = th.as_tensor(starts, dtype=th.float32, device=self.device)
             distribution, states = policy.get_distribution(tensor, (hidden, cell), starts)
             actions = apply_masks(distribution, masks).get_actions(deterministic).cpu().numpy()
         actions = actions.reshape(n, *(self.action_space.shape or ()))
@@ -147,7 +148,8 @@ class Recurrence(TrustRegionAlgorithm):
         return given
 
     def _check_policy_class(self) -> None:
-        cls, wanted = self.policy_class, self.recurrent_policy_class
+        cls: Any = self.policy_class
+        wanted = self.recurrent_policy_class
         if not issubclass(cls, wanted):
             names = ", ".join(map(repr, self.policy_aliases))
             raise ValueError(
