@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sb3_trl.algorithms.lean_ppo import LeanPPO
     from sb3_trl.algorithms.lean_trpo import LeanTRPO
     from sb3_trl.algorithms.papi import PAPI
+    from sb3_trl.algorithms.recurrent.fixpo import RecurrentFixPO
+    from sb3_trl.algorithms.recurrent.lean_ppo import LeanRecurrentPPO
+    from sb3_trl.algorithms.recurrent.trpl import RecurrentTRPL
     from sb3_trl.algorithms.trpl import TRPL
     from sb3_trl.monitoring.callbacks import TrustRegionCallback
     from sb3_trl.policies import ProjectedGaussianDistribution, TRPLPolicy
@@ -26,6 +29,9 @@ _MODULES = {
     "LeanPPO": "algorithms.lean_ppo",
     "LeanTRPO": "algorithms.lean_trpo",
     "PAPI": "algorithms.papi",
+    "RecurrentFixPO": "algorithms.recurrent.fixpo",
+    "RecurrentTRPL": "algorithms.recurrent.trpl",
+    "LeanRecurrentPPO": "algorithms.recurrent.lean_ppo",
     "TRPLPolicy": "policies",
     "ProjectedGaussianDistribution": "policies",
     "SeedBatch": "seeds.batch",
@@ -38,8 +44,11 @@ __all__ = [
     "TRPL",
     "FixPO",
     "LeanPPO",
+    "LeanRecurrentPPO",
     "LeanTRPO",
     "ProjectedGaussianDistribution",
+    "RecurrentFixPO",
+    "RecurrentTRPL",
     "SeedBatch",
     "StateBound",
     "TRPLPolicy",
