@@ -11,14 +11,32 @@ import sb3_trl
 __all__ = ["SETTINGS_OF", "algorithms", "closest", "hyperparameter_file", "hyperparameter_files", "register"]
 
 #: Algorithms whose hyperparameters are by default those of another.
-SETTINGS_OF = {"lean_ppo": "ppo", "lean_trpo": "trpo"}
+SETTINGS_OF = {"lean_ppo": "ppo", "lean_trpo": "trpo", "lean_recurrent_ppo": "ppo_lstm"}
 
 
 def algorithms() -> dict[str, type]:
     """Return the package's algorithms by their RL Zoo key."""
-    from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanTRPO
+    from sb3_trl import (
+        PAPI,
+        TRPL,
+        FixPO,
+        LeanPPO,
+        LeanRecurrentPPO,
+        LeanTRPO,
+        RecurrentFixPO,
+        RecurrentTRPL,
+    )
 
-    return {"trpl": TRPL, "fixpo": FixPO, "papi": PAPI, "lean_ppo": LeanPPO, "lean_trpo": LeanTRPO}
+    return {
+        "trpl": TRPL,
+        "fixpo": FixPO,
+        "papi": PAPI,
+        "lean_ppo": LeanPPO,
+        "lean_trpo": LeanTRPO,
+        "recurrent_trpl": RecurrentTRPL,
+        "recurrent_fixpo": RecurrentFixPO,
+        "lean_recurrent_ppo": LeanRecurrentPPO,
+    }
 
 
 def register() -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
-from rl_zoo3.hyperparams_opt import convert_onpolicy_params, sample_ppo_params, sample_trpo_params
+from rl_zoo3.hyperparams_opt import (
+    convert_onpolicy_params,
+    sample_ppo_lstm_params,
+    sample_ppo_params,
+    sample_trpo_params,
+)
 
 __all__ = ["CONVERTERS", "SAMPLERS"]
 
@@ -65,6 +70,32 @@ def sample_papi_params(
     return convert_trpl_params(_sample_common(trial) | own)
 
 
+def sample_recurrent_trpl_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw RecurrentTRPL's hyperparameters; parameters as in ``sample_trpl_params``."""
+    return _with_memory(sample_trpl_params(trial, n_actions, n_envs, additional_args), **_sample_memory(trial))
+
+
+def sample_recurrent_fixpo_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw RecurrentFixPO's hyperparameters; parameters as in ``sample_trpl_params``."""
+    return _with_memory(sample_fixpo_params(trial, n_actions, n_envs, additional_args), **_sample_memory(trial))
+
+
+def _sample_memory(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "sequence_length": trial.suggest_categorical("sequence_length", [None, 16, 64]),
+        "lstm_hidden_size": trial.suggest_categorical("lstm_hidden_size", [32, 64, 128, 256]),
+    }
+
+
+def _with_memory(params: dict[str, Any], sequence_length: int | None, lstm_hidden_size: int) -> dict[str, Any]:
+    policy_kwargs = params["policy_kwargs"] | {"lstm_hidden_size": lstm_hidden_size}
+    return params | {"sequence_length": sequence_length, "policy_kwargs": policy_kwargs}
+
+
 def _sample_common(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "n_steps_pow": trial.suggest_int("n_steps_pow", 9, 13),
@@ -87,6 +118,13 @@ def convert_trpl_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
+def convert_recurrent_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """Return the constructor arguments that a trial's parameters stand for, of an algorithm with a memory."""
+    params = dict(sampled_params)
+    memory = {name: params.pop(name) for name in ("sequence_length", "lstm_hidden_size")}
+    return _with_memory(convert_trpl_params(params), **memory)
+
+
 #: By RL Zoo key.
 SAMPLERS = {
     "trpl": sample_trpl_params,
@@ -94,6 +132,9 @@ SAMPLERS = {
     "papi": sample_papi_params,
     "lean_ppo": sample_ppo_params,
     "lean_trpo": sample_trpo_params,
+    "recurrent_trpl": sample_recurrent_trpl_params,
+    "recurrent_fixpo": sample_recurrent_fixpo_params,
+    "lean_recurrent_ppo": sample_ppo_lstm_params,
 }
 CONVERTERS = {
     "trpl": convert_trpl_params,
@@ -101,4 +142,7 @@ CONVERTERS = {
     "papi": convert_trpl_params,
     "lean_ppo": convert_onpolicy_params,
     "lean_trpo": convert_onpolicy_params,
+    "recurrent_trpl": convert_recurrent_params,
+    "recurrent_fixpo": convert_recurrent_params,
+    "lean_recurrent_ppo": convert_onpolicy_params,
 }

@@ -14,15 +14,17 @@ import rl_zoo3.utils
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trl.zoo.experiment import Experiment
-from sb3_trl.zoo.registry import SETTINGS_OF, hyperparameter_file, hyperparameter_files, register
+from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, hyperparameter_file, hyperparameter_files, register
 
 
 @pytest.mark.parametrize(("lean", "usual"), SETTINGS_OF.items())
 def test_lean_algorithms_have_the_settings_of_the_usual_ones(tmp_path, lean, usual):
     """Every file of theirs is one of its own too, and the RL Zoo's is the default."""
     register()
-    for name in (None, "ppo_paper.yml" if usual == "ppo" else "trpo_v5.yml"):
-        env = "Pendulum-v1" if name != "trpo_v5.yml" else "Hopper-v5"
+    own, env = {"ppo": ("ppo_paper.yml", "Pendulum-v1"), "trpo": ("trpo_v5.yml", "Hopper-v5")}.get(
+        usual, ("ppo_lstm_memory.yml", "sb3_trl/PendulumNoVel-v1")
+    )
+    for name in (None, own):
         ours, theirs = (
             Experiment(argparse.Namespace(), algo, env, str(tmp_path), n_timesteps=-1, config=name)
             for algo in (lean, usual)
@@ -60,17 +62,19 @@ def test_every_task_has_an_entry(name, tasks):
         assert all(entry["projection"] == "kl" for entry in entries.values())
 
 
+KEYS = [*algorithms(), *SETTINGS_OF.values()]
 ENTRIES = [
     (name, algo, env)
     for name, path in hyperparameter_files().items()
-    for algo in (name.partition(".")[0].partition("_")[0],)
+    for algo in (max((key for key in KEYS if name.startswith(key)), key=len),)
     for env in yaml.safe_load(path.read_text())
 ]
 ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, algo, env in ENTRIES if algo == usual]
 #: Environments for entries that name none, and what has to be installed for them.
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
 STAND_INS["default_discrete"] = ["FrozenLake-v1", "Taxi-v3"]
-REQUIREMENTS = {"atari": "ale_py", "MiniGrid-DoorKey-5x5-v0": "minigrid"}
+REQUIREMENTS = {"atari": "ale_py", "MiniGrid-DoorKey-5x5-v0": "minigrid", "sb3_trl/MiniGridMemoryS7-v0": "minigrid"}
+REQUIREMENTS["sb3_trl/POPGymRepeatPreviousEasy-v0"] = "popgym"
 
 
 @pytest.mark.parametrize(("name", "algo", "env"), ENTRIES, ids=lambda x: str(x))

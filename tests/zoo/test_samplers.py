@@ -151,7 +151,8 @@ def test_every_sample_makes_a_model(key):
     for _ in range(20):
         trial = study.ask()
         params = SAMPLERS[key](trial, 1, 1, {})
-        model = algorithms()[key]("MlpPolicy", "Pendulum-v1", device="cpu", **params)
+        policy = "MlpLstmPolicy" if "recurrent" in key else "MlpPolicy"
+        model = algorithms()[key](policy, "Pendulum-v1", device="cpu", **params)
         assert model.batch_size <= model.n_steps or key in SETTINGS_OF, "whose search is the RL Zoo's"
         assert CONVERTERS[key](trial.params) == params
         if key == "trpl":
