@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sb3_trl.algorithms.lean_trpo import LeanTRPO
     from sb3_trl.algorithms.papi import PAPI
     from sb3_trl.algorithms.trpl import TRPL
+    from sb3_trl.deployment.export import export
+    from sb3_trl.deployment.exported import ExportedPolicy
     from sb3_trl.monitoring.callbacks import TrustRegionCallback
     from sb3_trl.policies import ProjectedGaussianDistribution, TRPLPolicy
     from sb3_trl.schedules import StateBound
@@ -31,11 +33,14 @@ _MODULES = {
     "SeedBatch": "seeds.batch",
     "StateBound": "schedules",
     "TrustRegionCallback": "monitoring.callbacks",
+    "ExportedPolicy": "deployment.exported",
+    "export": "deployment.export",
 }
 
 __all__ = [
     "PAPI",
     "TRPL",
+    "ExportedPolicy",
     "FixPO",
     "LeanPPO",
     "LeanTRPO",
@@ -45,6 +50,7 @@ __all__ = [
     "TRPLPolicy",
     "TrustRegionCallback",
     "__version__",
+    "export",
 ]
 
 
