@@ -26,26 +26,48 @@ def check_actions(
 ) -> None:
     """Compare the file's deterministic actions with the policy's ``predict``, at random observations.
 
-    :raises RuntimeError: if they differ.
+    :raises ValueError: if they differ.
     """
-    for batch in (1, 16):
-        inputs, observations = _draw(deployed, statistics, batch)
-        start = {"episode_start": np.ones(batch, bool)} if deployed.core.states else {}
-        expected, _ = policy.predict(observations, deterministic=True, **start)
+    was_training = policy.training
+    try:
+        for batch in (1, 16):
+            _compare(policy, deployed, exported, statistics, batch)
+    finally:
+        policy.set_training_mode(was_training)
+
+
+def _compare(
+    policy: Any,
+    deployed: DeployedPolicy,
+    exported: ExportedPolicy,
+    statistics: Mapping[str | None, Statistics],
+    batch: int,
+) -> None:
+    inputs, observations = _draw(deployed, statistics, batch)
+    start = {"episode_start": np.ones(batch, bool)} if deployed.core.states else {}
+    expected, _ = policy.predict(observations, deterministic=True, **start)
+    try:
         actions = exported.run(inputs)["action"]
-        if actions.shape != expected.shape:
-            raise RuntimeError(f"The exported actions have shape {actions.shape}, those of predict {expected.shape}.")
-        if isinstance(policy.action_space, spaces.Box):
-            difference = float((np.abs(actions - expected) / np.maximum(np.abs(expected), 1)).max())
-            is_same = difference <= _TOLERANCE
-        else:
-            difference = float((actions != expected).mean())
-            is_same = difference <= _TIES
-        if not is_same:
-            raise RuntimeError(
-                f"The exported policy does not act as predict does: the actions of {batch} random observations differ "
-                f"by {difference:.2g}. Some layer of the policy cannot be exported as it is: one of your own?"
-            )
+    except Exception as error:  # of torch or of onnxruntime, which have no kind of their own for this
+        raise _Different(f"{batch} random observations cannot be its input.") from error
+    if actions.shape != expected.shape:
+        raise _Different(f"actions of {batch} random observations have shape {actions.shape}, not {expected.shape}.")
+    if isinstance(policy.action_space, spaces.Box):
+        difference = float((np.abs(actions - expected) / np.maximum(np.abs(expected), 1)).max())
+        is_same = difference <= _TOLERANCE
+    else:
+        difference = float((actions != expected).mean())
+        is_same = difference <= _TIES
+    if not is_same:
+        raise _Different(f"the actions of {batch} random observations differ by {difference:.2g}.")
+
+
+class _Different(ValueError):
+    def __init__(self, how: str) -> None:
+        super().__init__(
+            f"The exported policy does not act as predict does: {how} Some layer of the policy cannot be exported as "
+            "it is: one of your own?"
+        )
 
 
 def _draw(

@@ -22,7 +22,15 @@ __all__ = ["KEY", "describe"]
 #: Under which name a file has its metadata, as JSON.
 KEY = "sb3_trl"
 #: Wrappers that change neither observations nor actions.
-_TRANSPARENT = ("Monitor", "OrderEnforcing", "PassiveEnvChecker", "TimeLimit", "RecordEpisodeStatistics", "RecordVideo")
+_TRANSPARENT = (
+    "Monitor",
+    "OrderEnforcing",
+    "PassiveEnvChecker",
+    "PatchedTimeLimit",
+    "RecordEpisodeStatistics",
+    "RecordVideo",
+    "TimeLimit",
+)
 
 
 def describe(

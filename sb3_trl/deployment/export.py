@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 
+from sb3_trl.algorithms.masking import ActionMasking
 from sb3_trl.deployment.check import check_actions
 from sb3_trl.deployment.deployed import DeployedPolicy, check_policy
 from sb3_trl.deployment.description import describe
@@ -52,8 +53,8 @@ def export(
         for ``Discrete`` and ``MultiDiscrete``, logistic for ``MultiBinary``. By default the policy is deterministic.
     :param image_layout: Whether images come with their channels last (``"HWC"``) or first (``"CHW"``); by default as
         the model's environments give them, and as the policy takes them if it has none.
-    :param action_masks: Whether there is an input ``action_masks``; by default where the model's environments have
-        them, and for policies of sb3-contrib that are made for masks.
+    :param action_masks: Whether there is an input ``action_masks``; by default where the model has learned with masks:
+        the environments of this package's algorithms have them, or it is sb3-contrib's MaskablePPO.
     :raises ValueError: if an argument is wrong, or the policy cannot be exported.
     :raises ImportError: if a package is not installed that the format needs.
     """
@@ -74,7 +75,7 @@ def export(
         known,
         _channels_last(image_layout, policy.observation_space, env),
         noise,
-        _takes_masks(action_masks, policy, env),
+        _takes_masks(action_masks, model, env),
     )
     metadata = dumps(describe(model, policy, deployed, known, env))
     with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -122,11 +123,13 @@ def _channels_last(layout: str | None, space: spaces.Space, env: VecEnv | None) 
     return {key for key in images if is_image_space(known[key], check_channels=False)}
 
 
-def _takes_masks(argument: bool | None, policy: Any, env: VecEnv | None) -> bool:
+def _takes_masks(argument: bool | None, model: Any, env: VecEnv | None) -> bool:
+    policy = getattr(model, "policy", model)
     if argument:
         sizes_of(policy.action_space)  # an error where there can be none
     if argument is not None:
         return argument
-    if isinstance(policy, MaskableActorCriticPolicy):
-        return True
-    return env is not None and not isinstance(policy.action_space, spaces.Box) and is_masking_supported(env)
+    if not isinstance(model, ActionMasking) or env is None:
+        return isinstance(policy, MaskableActorCriticPolicy)
+    is_discrete = not isinstance(policy.action_space, spaces.Box)
+    return is_discrete and model.use_masking is not False and is_masking_supported(env)
