@@ -39,8 +39,8 @@ def exported(tmp_path_factory):
     model = functools.cache(lambda name: CASES[name].model())
 
     @functools.cache
-    def make(name: str, format_name: str = "onnx") -> Exported:
+    def make(name: str, format_name: str) -> Exported:
         path = folder / f"{name}{FORMATS[format_name].suffix}"
         return Exported(CASES[name], model(name), sb3_trl.export(model(name), path, noise=name != "gsde"))
 
-    return make
+    return lambda name, format_name="onnx": make(name, format_name)
