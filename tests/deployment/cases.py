@@ -143,7 +143,7 @@ def _policy(**kwargs: Any) -> dict[str, Any]:
 
 #: Every distribution and every kind of observations, two at a time; all with noise but for gSDE.
 CASES: dict[str, Case] = {
-    "diagonal": Case(TRPL, VECTOR, BOX, normalize={"clip_obs": 1.0}, kwargs=_policy()),
+    "diagonal": Case(TRPL, VECTOR, BOX, normalize={"clip_obs": 1.0, "epsilon": 4.0}, kwargs=_policy()),
     "full": Case(
         PAPI,
         DICT,

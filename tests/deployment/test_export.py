@@ -198,6 +198,15 @@ def test_image_layout(exported, tmp_path, layout):
     assert ("last" in policy.metadata["inputs"][0]["meaning"]) == (layout == "HWC")
 
 
+def test_inputs_have_the_types_of_what_the_environment_says(exported):
+    """Before normalisation, which makes float32 of everything."""
+    types = {name: exported(name, "torchscript").policy.metadata["inputs"][0]["dtype"] for name in CASES}
+    assert types["ppo_images_normalized"] == types["contextual"] == "uint8"
+    assert types["discrete"] == types["multi_discrete"] == "int64"
+    assert types["multi_binary"] == "int8"
+    assert types["diagonal"] == "float32"
+
+
 def test_the_model_stays_as_it_is(tmp_path):
     model = CASES["contextual_diagonal"].model()
     model.policy.set_training_mode(True)
