@@ -1,8 +1,8 @@
 """How fast training is beside SB3's PPO that takes the same gradient steps: ``python benchmarks/training.py``.
 
-Every contestant trains on HalfCheetah-v5 in this process, on one thread, after a warm-up that includes compilation;
-iterations (rollout, update, log) take turns, so that all of them meet the machine in the same mood. The table gives
-medians, and the ratio of each to PPO.
+Every contestant trains in this process, on HalfCheetah-v5 but for what is said below, on one thread, after a warm-up
+that includes compilation; iterations (rollout, update, log) take turns, so that all of them meet the machine in the
+same mood. The table gives medians, and the ratio of each to PPO.
 
     python benchmarks/training.py --contests trpl --rounds 5
 """
@@ -79,6 +79,12 @@ def trpo_of_the_zoo(cls: type[TRPO]) -> TRPO:
     return cls("MlpPolicy", VecNormalize(env), **options)
 
 
+def cartpole(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
+    """Discrete actions: CartPole-v1, 128 steps of eight environments, minibatches of 64, 10 epochs, networks 64-64."""
+    env = make_vec_env("CartPole-v1", n_envs=8)
+    return cls("MlpPolicy", env, n_steps=128, batch_size=64, n_epochs=10, device="cpu", **kwargs)
+
+
 def seeds(n_seeds: int, cls: type[TrustRegionAlgorithm], batch_size: int, **kwargs: Any) -> SeedBatch:
     """As ``paper``, several seeds at once."""
     options = {"n_steps": 2048, "batch_size": batch_size, "device": "cpu", **kwargs}
@@ -99,6 +105,13 @@ CONTESTS: dict[str, Contest] = {
         "TRPL-KL, 20 + 10 epochs, eager": lambda: trpl(compile=False),
         "TRPL-W2, 20 + 10 epochs, compiled": lambda: trpl(compile=True, projection="w2"),
         "TRPL-Frobenius, 20 + 10 epochs, compiled": lambda: trpl(compile=True, projection="frobenius"),
+    },
+    "discrete": {
+        "SB3 PPO, CartPole": lambda: cartpole(PPO),
+        "TRPL-KL, CartPole, 10 + 10 epochs, compiled": lambda: cartpole(TRPL, kl_bound=0.03, compile=True),
+        "TRPL-KL, CartPole, 10 + 10 epochs, eager": lambda: cartpole(TRPL, kl_bound=0.03, compile=False),
+        "FixPO, CartPole, compiled": lambda: cartpole(FixPO, compile=True),
+        "FixPO, CartPole, eager": lambda: cartpole(FixPO, compile=False),
     },
     "seeds": {
         "SB3 PPO, 20 epochs": lambda: paper(PPO, n_epochs=20),

@@ -202,7 +202,7 @@ def _is_users(error: Exception) -> bool:
 def _explain(error: Exception) -> str:
     """Return what went wrong, and what to do about it where that is known."""
     message = str(error) or type(error).__name__
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and "pip install" not in message:
         return f"{message}. What the RL Zoo needs comes with {INSTALL}; environments are imported by --gym-packages."
     if isinstance(error, (NameError, SyntaxError)):
         return (

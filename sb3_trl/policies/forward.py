@@ -40,18 +40,35 @@ class DistributionAndValues(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, observations: Any) -> tuple[Any, th.Tensor]:
-        """Return the distribution and the values at a batch of observations."""
+    def forward(self, observations: Any, actor_features: th.Tensor | None = None) -> tuple[Any, th.Tensor]:
+        """Return the distribution and the values at a batch of observations.
+
+        :param observations: The observations.
+        :param actor_features: What the actor's features extractor makes of them, if that is known.
+        """
         observations, masks = unmasked(observations)
-        latent_pi, latent_vf = latents(self.policy, observations)
+        latent_pi, latent_vf = latents(self.policy, observations, actor_features)
         distribution = self.policy._get_action_dist_from_latent(latent_pi)
         if masks is not None:
             distribution = apply_masks(distribution, masks)
         return distribution, self.policy.value_net(latent_vf)
 
 
-def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor]:
-    """Return the last hidden layers of actor and critic, passing once through what they share."""
+def latents(
+    policy: ActorCriticPolicy, observations: Any, actor_features: th.Tensor | None = None
+) -> tuple[th.Tensor, th.Tensor]:
+    """Return the last hidden layers of actor and critic, passing once through what they share.
+
+    :param policy: The policy.
+    :param observations: A batch.
+    :param actor_features: What the actor's features extractor makes of it, if that is known.
+    """
+    if actor_features is not None:
+        critic_features = actor_features
+        if not policy.share_features_extractor:
+            critic_features = features_of(policy, observations, critic=True)
+        extractor = policy.mlp_extractor
+        return extractor.forward_actor(actor_features), extractor.forward_critic(critic_features)
     features = policy.extract_features(observations)
     if isinstance(features, tuple):
         pi_features, vf_features = features

@@ -51,10 +51,14 @@ class LeanActor:
     :param policy: One that ``can_collect``.
     :param n_steps: Length of the rollout.
     :param n_envs: Number of environments.
+    :param kept_features: Receives every step's features, unless the layers see the observations as they are.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, n_steps: int, n_envs: int) -> None:
+    def __init__(
+        self, policy: ActorCriticPolicy, n_steps: int, n_envs: int, kept_features: list[Tensor] | None = None
+    ) -> None:
         self.policy = policy
+        self.kept_features = kept_features
         self.n_envs = n_envs
         self.action_shape = policy.action_space.shape or ()
         self.device = policy.device
@@ -93,6 +97,8 @@ class LeanActor:
         else:
             with th.no_grad():
                 features = self._features(obs_as_tensor(observations, self.device))
+                if self.kept_features is not None and not self.is_plain:
+                    self.kept_features.append(features)
                 actions = self._forward(features, step, masks).cpu().numpy()
         return actions if len(self.action_shape) == 1 else actions.reshape(-1, *self.action_shape)
 

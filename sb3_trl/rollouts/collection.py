@@ -6,7 +6,7 @@ once when it is over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -72,9 +72,10 @@ def collect_rollout(
 
     :return: Whether the rollout is complete; ``False`` if a callback stopped it.
     """
-    rollout = take_turns(algorithm, env, callback, buffer, n_steps)
+    features: list[th.Tensor] = []
+    rollout = take_turns(algorithm, env, callback, buffer, n_steps, features)
     turn = next(rollout)
-    actor = LeanActor(algorithm.policy, n_steps, env.num_envs)
+    actor = LeanActor(algorithm.policy, n_steps, env.num_envs, features)
     try:
         for step in range(n_steps):
             if turn.policy_has_changed:
@@ -94,20 +95,28 @@ class Turn(NamedTuple):
 
 
 def take_turns(
-    algorithm: OnPolicyAlgorithm, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int
+    algorithm: OnPolicyAlgorithm,
+    env: VecEnv,
+    callback: BaseCallback,
+    buffer: RolloutBuffer,
+    n_steps: int,
+    features: Sequence[th.Tensor] = (),
 ) -> Generator[Turn, np.ndarray, bool]:
     """Yield every step's turn in a rollout, take its actions, and return whether the rollout is complete.
 
     The policy that acts first is the one that callbacks leave at the start of the rollout, and the actions of every
     turn are to be drawn from the policy as it is then: a callback may have changed it. Values and log-probabilities
     are those of the policy that acted.
+
+    :param features: What the actor's features extractor made of every step's observations, if whoever acts keeps it,
+        to be appended before the actions are sent: an image is then not passed through its layers again.
     """
     policy = algorithm.policy
     clip, take_step = _clipper(policy.action_space, env.num_envs), stepping(env)
     policy.set_training_mode(False)
     buffer.reset()
     callback.on_rollout_start()
-    values = _Values(policy, buffer, is_watched=not leaves_policy_alone(callback))
+    values = _Values(policy, buffer, features, is_watched=not leaves_policy_alone(callback))
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
     give_locals(callback, algorithm)
@@ -223,11 +232,14 @@ class _Values:
 
     :param policy: As it is at the start of the rollout.
     :param buffer: Holds the steps.
+    :param features: As in ``take_turns``.
     :param is_watched: Whether somebody may change the policy.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, buffer: RolloutBuffer, is_watched: bool) -> None:
-        self._policy, self._buffer = policy, buffer
+    def __init__(
+        self, policy: ActorCriticPolicy, buffer: RolloutBuffer, features: Sequence[th.Tensor], is_watched: bool
+    ) -> None:
+        self._policy, self._buffer, self._features = policy, buffer, features
         self._watch = PolicyWatch(policy) if is_watched else None
         self._start = 0  # of the steps that are not written
 
@@ -243,22 +255,28 @@ class _Values:
     def rollout_is_over(self, n_steps: int) -> None:
         """Write what is left, up to so many steps."""
         if self._start < n_steps:
-            evaluate(self._buffer, self._policy, self._start, n_steps)
+            evaluate(self._buffer, self._policy, self._start, n_steps, self._features[self._start : n_steps])
         self._start = n_steps
 
 
 @th.no_grad()
-def evaluate(buffer: RolloutBuffer, policy: ActorCriticPolicy, start: int, stop: int) -> None:
-    """Write what the policy says of some steps: values and log-probabilities."""
-    forward = DistributionAndValues(policy)
+def evaluate(
+    buffer: RolloutBuffer, policy: ActorCriticPolicy, start: int, stop: int, features: Sequence[th.Tensor] = ()
+) -> None:
+    """Write what the policy says of some steps: values and log-probabilities.
+
+    :param features: What the actor's features extractor made of each step's observations, if that is known.
+    """
     observations, actions = (_as_rows(arrays, policy, start, stop) for arrays in (buffer.observations, buffer.actions))
     if (masks := getattr(buffer, "action_masks", None)) is not None:
         observations = Masked(observations, _as_rows(masks, policy, start, stop).bool())
     is_discrete = isinstance(policy.action_space, spaces.Discrete)
     actions = actions.flatten() if is_discrete else actions.float()
+    known = th.cat([*features]) if features else None
+    forward = DistributionAndValues(policy)
     values, log_probs = [], []
-    for part, taken in chunks((observations, actions), _CHUNK):
-        distribution, value = forward(part)
+    for part, taken, known_part in chunks((observations, actions, known), _CHUNK):
+        distribution, value = forward(part, known_part)
         values.append(value.flatten())
         log_probs.append(distribution.log_prob(taken))
     shape = (stop - start, buffer.n_envs)

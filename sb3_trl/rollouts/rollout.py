@@ -44,6 +44,8 @@ def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:
 
     def flat_observations(array: np.ndarray) -> th.Tensor:
         tensor = flat(array)
+        if tensor.dtype == th.uint8 and tensor.dim() == 4 and tensor.device.type == "cpu":
+            return tensor.to(memory_format=th.channels_last)  # the same images, as convolutions are quickest with them
         return tensor.float() if tensor.dtype == th.float64 else tensor  # what SB3's policies do with every minibatch
 
     masks = getattr(buffer, "action_masks", None)

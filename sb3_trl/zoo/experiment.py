@@ -18,8 +18,12 @@ import optuna
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
+from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
+from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
+from sb3_trl.algorithms.masking import ActionMasking
 from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, closest, hyperparameter_file, hyperparameter_files
 
 __all__ = ["Experiment", "find_configuration", "hyperparameters_of", "read_settings"]
@@ -91,6 +95,12 @@ class Experiment(ExperimentManager):
         _check_arguments(processed[0], self.algo, self.config)
         return processed
 
+    def create_callbacks(self) -> None:
+        """Make the callbacks of a training; evaluations take action masks where training does."""
+        super().create_callbacks()
+        if issubclass(ALGOS[self.algo], ActionMasking):
+            self.callbacks = [_with_masks(callback) for callback in self.callbacks]
+
     def _trial(self) -> dict[str, Any]:
         """Return the hyperparameters of ``--trial-id``, which may be 0 (rl_zoo3 takes that for none)."""
         if not (self.storage and self.study_name):
@@ -117,6 +127,21 @@ class Experiment(ExperimentManager):
                 f"Training ended after {model.num_timesteps} of {self.n_timesteps} steps. To go on:\n"
                 f"  {sys.argv[0]} {shlex.join(sys.argv[1:])} -i {self.save_path}/{self.env_name}.zip -n {steps_left}"
             )
+
+
+def _with_masks(callback: BaseCallback) -> BaseCallback:
+    """Return the callback that evaluates as another does, with masks, if its environments have them."""
+    if type(callback) is not EvalCallback or not is_masking_supported(callback.eval_env):
+        return callback
+    return MaskableEvalCallback(
+        callback.eval_env,
+        callback_on_new_best=callback.callback_on_new_best,
+        n_eval_episodes=callback.n_eval_episodes,
+        eval_freq=callback.eval_freq,
+        log_path=str(Path(callback.log_path).parent) if callback.log_path else None,
+        best_model_save_path=callback.best_model_save_path,
+        deterministic=callback.deterministic,
+    )
 
 
 def read_settings(algo: str, task: str, config: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -121,6 +121,27 @@ def test_every_observation_space(observation):
     model.learn(32, Unchanged())
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_image_passes_once_through_the_actors_layers(shared):
+    """Of a critic with a features extractor of its own, so do the critic's."""
+    kwargs = {"share_features_extractor": shared, "features_extractor_kwargs": {"features_dim": 8}}
+    model = make_model(vec_env(2, observation="image"), "CnnPolicy", n_steps=16, policy_kwargs=kwargs)
+    seen = {"actor": 0, "critic": 0}
+
+    def count(name):
+        def hook(module, inputs, output):
+            seen[name] += len(output)
+
+        return hook
+
+    model.policy.pi_features_extractor.register_forward_hook(count("actor"))
+    model.policy.vf_features_extractor.register_forward_hook(count("critic"))
+    _, callback = model._setup_learn(32)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, 16)
+    of_critic = 32 + 2 + 2  # of the states after a time limit, one of each environment, and after the last step
+    assert seen == {"actor": of_critic if shared else 32, "critic": of_critic}
+
+
 class Unchanged(BaseCallback):
     """Compares the buffer with the policy that filled it."""
 

@@ -138,3 +138,33 @@ def test_the_environment_of_the_file_is_also_the_one_evaluated(tmp_path, run, mo
     code, _, error = run(f"{line} -params {small}")
     assert code == 0, error
     assert (tmp_path / "trpl" / "Ant-v5_1" / "evaluations.npz").is_file()
+
+
+class Masked(gym.Wrapper):
+    """CartPole, of whose actions the one that pushes away from the pole's lean is impossible: doing it is an error."""
+
+    def action_masks(self) -> np.ndarray:
+        leans_right = self.unwrapped.state[2] > 0
+        return np.array([not leans_right, leans_right])
+
+    def step(self, action):
+        assert self.action_masks()[action], "impossible"
+        return super().step(action)
+
+
+@pytest.mark.parametrize("algo", ["trpl", "fixpo"])
+def test_what_is_evaluated_takes_masks_as_training_does(run, tmp_path, monkeypatch, algo):
+    """In a training, and in a study."""
+    monkeypatch.setitem(gym.registry, "Masked-v0", gym.spec("CartPole-v1"))
+    (tmp_path / "my.yml").write_text(
+        f"Masked-v0:\n  policy: MlpPolicy\n  n_timesteps: 256\n  n_steps: 64\n  n_envs: 2\n  n_epochs: 1\n"
+        f"  env_wrapper: {__name__}.Masked\n"
+    )
+    command = f"train --algo={algo} --conf-file=my.yml --env Masked-v0 -n 256 --eval-freq 128 --device cpu"
+    assert run(command)[0] == 0
+    evaluations = np.load(tmp_path / "logs" / algo / "Masked-v0_1" / "evaluations.npz")
+    assert evaluations["timesteps"].tolist() == [128, 256]
+    study = f"tasks: [Masked-v0]\nseeds: 1\neval_freq: 128\nmethods:\n  A: {{algo: {algo}, conf_file: my.yml}}\n"
+    (tmp_path / "study.yml").write_text(study)
+    code, out, err = run("study study.yml --jobs 1")
+    assert code == 0, out + err

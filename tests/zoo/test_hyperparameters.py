@@ -70,7 +70,7 @@ ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, a
 #: Environments for entries that name none, and what has to be installed for them.
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
 STAND_INS["default_discrete"] = ["FrozenLake-v1", "Taxi-v3"]
-REQUIREMENTS = {"atari": "ale_py"}
+REQUIREMENTS = {"atari": "ale_py", "MiniGrid-DoorKey-5x5-v0": "minigrid"}
 
 
 @pytest.mark.parametrize(("name", "algo", "env"), ENTRIES, ids=lambda x: str(x))
