@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sb3_trl.algorithms.lean_ppo import LeanPPO
     from sb3_trl.algorithms.lean_trpo import LeanTRPO
     from sb3_trl.algorithms.papi import PAPI
+    from sb3_trl.algorithms.recurrent.fixpo import RecurrentFixPO
+    from sb3_trl.algorithms.recurrent.lean_ppo import LeanRecurrentPPO
+    from sb3_trl.algorithms.recurrent.trpl import RecurrentTRPL
     from sb3_trl.algorithms.trpl import TRPL
     from sb3_trl.deployment.export import export
     from sb3_trl.deployment.exported import ExportedPolicy
@@ -28,6 +31,9 @@ _MODULES = {
     "LeanPPO": "algorithms.lean_ppo",
     "LeanTRPO": "algorithms.lean_trpo",
     "PAPI": "algorithms.papi",
+    "RecurrentFixPO": "algorithms.recurrent.fixpo",
+    "RecurrentTRPL": "algorithms.recurrent.trpl",
+    "LeanRecurrentPPO": "algorithms.recurrent.lean_ppo",
     "TRPLPolicy": "policies",
     "ProjectedGaussianDistribution": "policies",
     "SeedBatch": "seeds.batch",
@@ -43,8 +49,11 @@ __all__ = [
     "ExportedPolicy",
     "FixPO",
     "LeanPPO",
+    "LeanRecurrentPPO",
     "LeanTRPO",
     "ProjectedGaussianDistribution",
+    "RecurrentFixPO",
+    "RecurrentTRPL",
     "SeedBatch",
     "StateBound",
     "TRPLPolicy",

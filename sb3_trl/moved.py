@@ -31,7 +31,7 @@ _MODULES = {
     "lean_locals": ("rollouts.locals",),
     "lean_normalize": ("rollouts.normalization",),
     "lean_ppo": ("algorithms.lean_ppo", "algorithms.losses"),
-    "lean_rollout": ("rollouts.collection",),
+    "lean_rollout": ("rollouts.collection", "rollouts.values"),
     "lean_trpo": ("algorithms.lean_trpo",),
     "losses": ("algorithms.losses",),
     "on_policy": ("algorithms.base", "steps.running_means"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from itertools import accumulate, pairwise
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch as th
@@ -21,17 +22,23 @@ class Table:
     :param shared: Tensors that belong to all states.
     :param build: Maps rows and shared tensors, of any number of states, to the data.
     :param kind: Equal for tables that differ in tensors alone: one's ``build`` does for the other's tensors.
+    :param states_per_row: How many states a row is, on average; more than one where rows are sequences of states.
     """
 
     rows: Sequence[th.Tensor]
     shared: Sequence[th.Tensor]
     build: Callable[[Sequence[th.Tensor], Sequence[th.Tensor]], Any]
     kind: Hashable
+    states_per_row: float = 1.0
 
     @property
     def n_rows(self) -> int:
         """n."""
         return len(self.rows[0])
+
+    def rows_for(self, n_states: int) -> int:
+        """Return how many rows have at least so many states, on average."""
+        return ceil(n_states / self.states_per_row - 1e-9)
 
     def random_order(self) -> th.Tensor:
         """Return the numbers of the rows in a random order, drawn on the CPU; shape ``(n,)``."""
@@ -39,7 +46,7 @@ class Table:
 
     def at(self, index: th.Tensor) -> Table:
         """Return the table of some of the rows."""
-        return Table([tensor[index] for tensor in self.rows], self.shared, self.build, self.kind)
+        return Table([tensor[index] for tensor in self.rows], self.shared, self.build, self.kind, self.states_per_row)
 
     def shuffled(self) -> Table:
         """Return the table with its rows in a random order."""

@@ -42,7 +42,7 @@ NAMES = {
     "lean_locals": "RolloutLocals give_locals",
     "lean_normalize": "can_normalize normalized_step update",
     "lean_ppo": "LeanPPO Weights",
-    "lean_rollout": "Turn can_collect collect_rollout evaluate generalized_advantages take_turns",
+    "lean_rollout": "Turn can_collect collect_rollout generalized_advantages take_turns",
     "lean_trpo": "LeanTRPO",
     "losses": "clipped_surrogate_loss clipped_values normalize surrogate_loss trust_region_loss value_loss",
     "on_policy": "LeanRollouts RunningMeans TrustRegionAlgorithm",

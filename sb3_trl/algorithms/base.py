@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch as th
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_trl.algorithms.arguments import check_at_least, check_choices, check_policy_kwargs
+from sb3_trl.algorithms.collecting import LeanRollouts, first
 from sb3_trl.monitoring.dashboard import DashboardCallback
-from sb3_trl.monitoring.finite import FiniteCheckCallback
-from sb3_trl.moved import old_modules
-from sb3_trl.rollouts.collection import can_collect, collect_rollout
 from sb3_trl.rollouts.rollout import Rollout, rollout_from_buffer
 from sb3_trl.schedules import as_schedule
 from sb3_trl.steps.evaluation import CompiledEvaluation
 from sb3_trl.steps.flat_adam import is_plain_adam
 from sb3_trl.steps.gradient_step import CompiledStep, EagerStep, StepLoss
 from sb3_trl.steps.running_means import RunningMeans
-from sb3_trl.table import Shared, Table, chunks, table
+from sb3_trl.table import Shared, Table, table
 
 __all__ = ["LeanRollouts", "TrustRegionAlgorithm"]
 
@@ -36,66 +30,6 @@ __all__ = ["LeanRollouts", "TrustRegionAlgorithm"]
 _MADE_AGAIN = ("_compiled_steps", "_evaluations", "_schedules")
 #: Gradient steps that repay the seconds of compilation.
 _STEPS_WORTH_COMPILING = 60_000
-
-
-class LeanRollouts(OnPolicyAlgorithm):
-    """Collects the rollouts of SB3 with less work per step, for the policies of SB3 and of this package."""
-
-    #: Name of the TensorBoard run.
-    name: ClassVar[str]
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Any:
-        """Train; arguments as in SB3. The TensorBoard run is named after the algorithm."""
-        name, grad_mode = tb_log_name or self.name, th.is_grad_enabled()
-        try:
-            return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
-        except BaseException:
-            th.set_grad_enabled(grad_mode)  # Ctrl-C may come even where a block without gradients begins or ends
-            raise
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Any:
-        """Load a model, as in SB3; also one that an earlier version saved."""
-        with old_modules():
-            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """Fill the buffer, as in SB3; for policies and buffers of another kind by SB3's own method."""
-        if can_collect(self):
-            return collect_rollout(self, env, callback, rollout_buffer, n_rollout_steps)
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        # First in the list: a broken environment is reported before any other callback looks at it.
-        return super()._init_callback(_first(FiniteCheckCallback(), callback), progress_bar)
-
-
-def _first(callback: BaseCallback, others: MaybeCallback) -> list[BaseCallback]:
-    """Return a list of callbacks that begins with one."""
-    if isinstance(others, list):
-        return [callback, *others]
-    if others is None or isinstance(others, BaseCallback):
-        return [callback] if others is None else [callback, others]
-    return [callback, ConvertCallback(others)]
 
 
 class TrustRegionAlgorithm(LeanRollouts):
@@ -117,11 +51,19 @@ class TrustRegionAlgorithm(LeanRollouts):
         self._evaluations: dict[str, CompiledEvaluation] = {}
         self._schedules: dict[str, tuple[Any, Any]] = {}
         self._check_rollout_size()
+        self._check_policy_class()
         check_policy_kwargs(self.policy_class, self.policy_kwargs)
         super()._setup_model()
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        return super()._init_callback(_first(DashboardCallback(self.log_prefixes), callback), progress_bar)
+        return super()._init_callback(first(DashboardCallback(self.log_prefixes), callback), progress_bar)
+
+    def _check_policy_class(self) -> None:
+        if issubclass(self.policy_class, RecurrentActorCriticPolicy):
+            raise ValueError(
+                f"{self.policy_class.__name__} has a memory, which {type(self).__name__} would not look after: use "
+                "RecurrentFixPO, RecurrentTRPL or LeanRecurrentPPO."
+            )
 
     def _check_rollout_size(self) -> None:
         check_at_least(self, {"n_steps": 1, "batch_size": 1, "n_epochs": 1})
@@ -156,11 +98,26 @@ class TrustRegionAlgorithm(LeanRollouts):
     @th.no_grad()
     def _evaluate(self, function: Callable[[Any], Any], observations: Any) -> list[Any]:
         """Apply ``function`` to all observations, chunk by chunk, in the network's evaluation mode."""
+        states = self._states(observations)
+        parts = states.split(states.rows_for(max(self.batch_size, 2048)))
         self.policy.set_training_mode(False)
         try:
-            return [function(chunk) for chunk in chunks(observations, max(self.batch_size, 2048))]
+            return [function(states.part(rows)) for rows in parts]
         finally:
             self.policy.set_training_mode(True)
+
+    def _states(self, data: Any) -> Table:
+        """Return data of the rollout as a table whose parts can be passed through the network."""
+        return table(data)
+
+    def _minibatches(self, data: Any) -> Table:
+        """Return data of the rollout as a table whose parts are minibatches."""
+        return table(data)
+
+    def _n_minibatches(self, rollout: Rollout) -> int:
+        """Return how many gradient steps an epoch has."""
+        data = self._minibatches(rollout)
+        return -(-data.n_rows // data.rows_for(self.batch_size))
 
     # --- gradient steps ---
 
@@ -187,13 +144,14 @@ class TrustRegionAlgorithm(LeanRollouts):
         :param stats: Receives the loss's scalars.
         :param rule: ``extra`` and ``after`` of ``EagerStep``.
         """
+        whole = self._minibatches(data)
         if self._lockstep is not None:
-            self._lockstep.ask(name, loss, forward, optimizer, table(data), n_epochs, stats, rule)
+            self._lockstep.ask(name, loss, forward, optimizer, whole, n_epochs, stats, rule)
             return
-        step, whole = self._gradient_step(name, loss, forward, optimizer, **rule), table(data)
+        step = self._gradient_step(name, loss, forward, optimizer, **rule)
         try:
             for _ in range(n_epochs):
-                stats.add(step.epoch(whole, self.batch_size))
+                stats.add(step.epoch(whole, whole.rows_for(self.batch_size)))
         finally:  # Ctrl-C may come at any time, and the model is saved after it
             step.finish()
             if whole is not data:

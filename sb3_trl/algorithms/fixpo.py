@@ -24,7 +24,7 @@ from sb3_trl.rollouts.rollout import Rollout, reward_scale
 from sb3_trl.steps.evaluation import Evaluation
 from sb3_trl.steps.gradient_step import EagerStep, Loss
 from sb3_trl.steps.running_means import RunningMeans
-from sb3_trl.table import Table, table
+from sb3_trl.table import Table
 
 __all__ = ["FixPO"]
 
@@ -174,7 +174,7 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         old = self._action_parameters(rollout.observations)
         self.dual.set(self.kl_bound, self.kl_target_coef, self.beta_learning_rate)
         region = KLRegion(self.kl_bound, self.kl_statistic, self.kl_direction)
-        data, states = table((rollout, old, self._weights())), table((rollout.observations, old))
+        data, states = self._minibatches((rollout, old, self._weights())), self._states((rollout.observations, old))
         start = Checkpoint(self.policy, optimizer)
         stats, fixup_steps = RunningMeans(), 0
 
@@ -237,7 +237,7 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         self.policy.set_training_mode(False)
         forward, optimizer = Actions(self.policy), self.policy.optimizer
         step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self.dual.rule)
-        size = min(self.fixup_batch_size, states.n_rows)
+        size = min(states.rows_for(self.fixup_batch_size), states.n_rows)
         measure, limit = self._measurement(region, forward, states, size), self.max_fixup_steps
         steps, clean = step_until_clean(states, size, measure, region.is_clean, step, limit)
         if not clean:
@@ -246,7 +246,7 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         return steps
 
     def _measurement(self, region: KLRegion, forward: Actions, states: Table, size: int) -> Evaluation:
-        """Return the divergence at some of the states, float64; mostly by compiled code where steps are compiled."""
+        """Return the divergence at some rows of states, float64; mostly by compiled code where steps are compiled."""
 
         @th.no_grad()
         def exact(index: th.Tensor) -> th.Tensor:
@@ -301,7 +301,7 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         self._log("train", means)
         self._log_explained_variance(rollout)
         self._log("trust_region", region.measure(acting, old))
-        primary_steps = self.n_epochs * -(-len(rollout.returns) // self.batch_size)
+        primary_steps = self.n_epochs * self._n_minibatches(rollout)
         values = {
             "kl_max": region.divergence(acting, old).max().item(),
             "kl_bound": region.bound,

@@ -10,8 +10,9 @@ from sb3_trl.algorithms.enforcement import step_until_clean
 from sb3_trl.algorithms.trust_region import TrustRegion
 from sb3_trl.policies.actor_critic import TRPLPolicy
 from sb3_trl.policies.forward import ForwardPass
+from sb3_trl.policies.sequences import largest
 from sb3_trl.steps.gradient_step import EagerStep, Loss
-from sb3_trl.table import table
+from sb3_trl.table import Table
 
 __all__ = ["step_inside"]
 
@@ -23,8 +24,7 @@ _BATCH_SIZE = 1024
 def step_inside(
     policy: TRPLPolicy,
     learning_rate: float,
-    observations: Any,
-    region: TrustRegion,
+    states: Table,
     max_steps: int,
     max_grad_norm: float | None,
 ) -> int:
@@ -32,23 +32,22 @@ def step_inside(
 
     :param policy: Changed in place.
     :param learning_rate: The actor's.
-    :param observations: The states.
-    :param region: The trust region at these states.
+    :param states: Observations, and the trust region there.
     :param max_steps: Stop after so many steps, inside or not.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
     """
-    actor, states = ForwardPass(policy, "predicted"), table((observations, region))
+    actor, size = ForwardPass(policy, "predicted"), states.rows_for(_BATCH_SIZE)
     # Moments of its own: those of the surrogate's gradients, which are larger, would make the steps tiny.
     optimizer = policy.make_optimizer(policy.actor_parameters(), learning_rate)
 
     @th.no_grad()
-    def is_inside(index: th.Tensor) -> th.Tensor:
-        part, bounds = states.part(states.at(index).rows)
-        return bounds.is_inside(actor(part)).double()
+    def is_outside(index: th.Tensor) -> th.Tensor:
+        observations, region = states.part(states.at(index).rows)
+        return largest((~region.is_inside(actor(observations))).double(), observations)
 
     step = EagerStep(actor, _distance, optimizer, max_grad_norm)
     steps, _ = step_until_clean(
-        states, _BATCH_SIZE, is_inside, lambda inside: bool(inside.all()), step, max_steps, shuffle=False
+        states, size, is_outside, lambda outside: not bool(outside.any()), step, max_steps, shuffle=False
     )
     return steps
 

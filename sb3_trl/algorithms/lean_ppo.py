@@ -124,7 +124,7 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
 
     def train(self) -> None:
         """Update the policy with the rollout just collected (Algorithm 1)."""
-        if not self._can_compile():
+        if not self._can_update():
             super().train()
             return
         self.policy.set_training_mode(True)
@@ -171,7 +171,7 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
     # --- plumbing ---
 
     def _log_update(self, rollout: Rollout, stats: RunningMeans) -> None:
-        n_minibatches = -(-len(rollout.returns) // self.batch_size)
+        n_minibatches = self._n_minibatches(rollout)
         # As SB3: of the divergence the last epoch's mean, of the loss the last minibatch's.
         self._log("train", stats.read(last={"approx_kl": n_minibatches, "loss": 1}))
         self._log_explained_variance(rollout)
@@ -193,6 +193,10 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
         """Take minibatches larger than the rollout, as SB3 does: they hold all of it."""
 
     def _can_compile(self) -> bool:
+        return self._can_update()
+
+    def _can_update(self) -> bool:
+        """Return whether this class's update does what SB3's would, as things are."""
         evaluates_as_sb3 = type(self.policy).evaluate_actions is ActorCriticPolicy.evaluate_actions
         samples_as_sb3 = type(self.rollout_buffer) in (RolloutBuffer, DictRolloutBuffer)
         is_pure = evaluates_as_sb3 and ActionsAndValues(self.policy).is_pure and not self.use_sde

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from sb3_contrib import TRPO
 
-from sb3_trl.algorithms.base import LeanRollouts
+from sb3_trl.algorithms.collecting import LeanRollouts
 
 __all__ = ["LeanTRPO"]
 

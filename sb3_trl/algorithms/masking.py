@@ -13,10 +13,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trl.algorithms.base import LeanRollouts
+from sb3_trl.algorithms.collecting import LeanRollouts
 from sb3_trl.policies.forward import DistributionAndValues
 from sb3_trl.policies.masks import Masked, check_masks
-from sb3_trl.rollouts.collection import can_collect
 
 __all__ = ["ActionMasking"]
 
@@ -52,7 +51,7 @@ class ActionMasking(LeanRollouts):
         :raises ValueError: if masks are asked for and the environments have none, or a policy or buffer of another
             kind cannot take them.
         """
-        if self._takes_masks(env) and not can_collect(self):
+        if self._takes_masks(env) and not self._can_collect():
             raise ValueError(
                 f"Action masks need a policy and a buffer of SB3 or this package, not {type(self.policy).__name__} and "
                 f"{type(self.rollout_buffer).__name__}: learn(use_masking=False) trains without masks."

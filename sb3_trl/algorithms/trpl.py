@@ -20,6 +20,7 @@ from sb3_trl.policies.actor_critic import TRPLPolicy
 from sb3_trl.policies.categorical import DISCRETE
 from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.policies.masks import unmasked
+from sb3_trl.policies.sequences import steps_of
 from sb3_trl.projections import (
     Categorical,
     EntropySchedule,
@@ -211,7 +212,7 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
     def _trust_region(self, rollout: Rollout) -> TrustRegion:
         """Return the trust region around the policy that collected the rollout, with the bounds of now."""
         old = self._predictions(rollout)
-        progress, (observations, _) = self._current_progress_remaining, unmasked(rollout.observations)
+        progress, observations = self._current_progress_remaining, steps_of(unmasked(rollout.observations)[0])
         bounds = [
             th.as_tensor(bound_at(bound, progress, observations), dtype=th.float64, device=self.device)
             for bound in self._bounds()
@@ -282,7 +283,7 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
     def _enforce(self, rollout: Rollout, region: TrustRegion, start: list[th.Tensor]) -> None:
         """Leave the policy that acts inside the bounds at every state of the batch, whatever it takes."""
         rate, limits = self._policy_learning_rate(), (self.max_hard_steps, self.max_grad_norm)
-        steps = step_inside(self.policy, rate, rollout.observations, region, *limits)
+        steps = step_inside(self.policy, rate, self._states((rollout.observations, region)), *limits)
         self._rollbacks += roll_back(
             self.policy.optimizer,
             self._policy_state(),
@@ -296,7 +297,7 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
     def _log_update(self, rollout: Rollout, region: TrustRegion, prediction: Any, stats: RunningMeans) -> None:
         means = stats.read()
         if "projection_fallbacks" in means:
-            means["projection_fallbacks"] *= self.n_epochs * -(-len(rollout.returns) // self.batch_size)
+            means["projection_fallbacks"] *= self.n_epochs * self._n_minibatches(rollout)
         self._log("train", means)
         self._log_explained_variance(rollout)
         acting = self._predictions(rollout)

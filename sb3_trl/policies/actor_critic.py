@@ -24,7 +24,7 @@ from torch import nn
 from sb3_trl.moved import old_modules
 from sb3_trl.policies.categorical import DISCRETE, ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
-from sb3_trl.policies.forward import actor_latent, features_of, latents
+from sb3_trl.policies.forward import actor_latent, critic_latent, latents
 from sb3_trl.policies.masks import unmasked
 from sb3_trl.policies.parameters import parameters_behind
 from sb3_trl.projections import Gaussian
@@ -161,7 +161,7 @@ class TRPLPolicy(ActorCriticPolicy):
 
     def predict_values(self, obs: Any) -> th.Tensor:
         """Return the values at a batch of observations, ``(batch, 1)``."""
-        return self.value_net(self.mlp_extractor.forward_critic(features_of(self, unmasked(obs)[0], critic=True)))
+        return self.value_net(critic_latent(self, unmasked(obs)[0]))
 
     def set_scale(self, scale: th.Tensor) -> None:
         """Set the non-contextual standard deviation (or Cholesky factor), exactly."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import nn
 
 from sb3_trl.policies.masks import apply_masks, unmasked
+from sb3_trl.policies.sequences import Sequences, replay
 
-__all__ = ["DistributionAndValues", "ForwardPass", "actor_latent", "features_of", "latents"]
+__all__ = [
+    "DistributionAndValues",
+    "Extracted",
+    "ForwardPass",
+    "actor_latent",
+    "critic_latent",
+    "features_of",
+    "latents",
+]
 
 
 class ForwardPass(nn.Module):
@@ -40,35 +49,29 @@ class DistributionAndValues(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, observations: Any, actor_features: th.Tensor | None = None) -> tuple[Any, th.Tensor]:
-        """Return the distribution and the values at a batch of observations.
-
-        :param observations: The observations.
-        :param actor_features: What the actor's features extractor makes of them, if that is known.
-        """
+    def forward(self, observations: Any) -> tuple[Any, th.Tensor]:
+        """Return the distribution and the values at a batch of observations."""
         observations, masks = unmasked(observations)
-        latent_pi, latent_vf = latents(self.policy, observations, actor_features)
+        latent_pi, latent_vf = latents(self.policy, observations)
         distribution = self.policy._get_action_dist_from_latent(latent_pi)
         if masks is not None:
             distribution = apply_masks(distribution, masks)
         return distribution, self.policy.value_net(latent_vf)
 
 
-def latents(
-    policy: ActorCriticPolicy, observations: Any, actor_features: th.Tensor | None = None
-) -> tuple[th.Tensor, th.Tensor]:
-    """Return the last hidden layers of actor and critic, passing once through what they share.
+class Extracted(NamedTuple):
+    """Observations of which it is known what the actor's features extractor makes of them."""
 
-    :param policy: The policy.
-    :param observations: A batch.
-    :param actor_features: What the actor's features extractor makes of it, if that is known.
-    """
-    if actor_features is not None:
-        critic_features = actor_features
-        if not policy.share_features_extractor:
-            critic_features = features_of(policy, observations, critic=True)
-        extractor = policy.mlp_extractor
-        return extractor.forward_actor(actor_features), extractor.forward_critic(critic_features)
+    observations: Any
+    actor_features: th.Tensor
+
+
+def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor]:
+    """Return the last hidden layers of actor and critic, passing once through what they share."""
+    if isinstance(observations, Sequences):
+        return _latents_of_sequences(policy, observations)
+    if isinstance(observations, Extracted):
+        return _latents_of_extracted(policy, observations)
     features = policy.extract_features(observations)
     if isinstance(features, tuple):
         pi_features, vf_features = features
@@ -76,9 +79,46 @@ def latents(
     return policy.mlp_extractor(features)
 
 
-def actor_latent(policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
+def actor_latent(policy: Any, observations: Any) -> th.Tensor:
     """Return the last hidden layer of the actor alone."""
+    if isinstance(observations, Sequences):
+        features = features_of(policy, observations.observations, critic=False)
+        return policy.mlp_extractor.forward_actor(replay(policy.lstm_actor, features, observations, observations.pi))
     return policy.mlp_extractor.forward_actor(features_of(policy, observations, critic=False))
+
+
+def critic_latent(policy: Any, observations: Any) -> th.Tensor:
+    """Return the last hidden layer of the critic alone."""
+    if not isinstance(observations, Sequences):
+        return policy.mlp_extractor.forward_critic(features_of(policy, observations, critic=True))
+    features = features_of(policy, observations.observations, critic=True)
+    if policy.lstm_critic is not None:
+        latent = replay(policy.lstm_critic, features, observations, observations.vf)
+    elif policy.shared_lstm:
+        latent = replay(policy.lstm_actor, features, observations, observations.pi).detach()
+    else:
+        latent = policy.critic(features)
+    return policy.mlp_extractor.forward_critic(latent)
+
+
+def _latents_of_extracted(policy: ActorCriticPolicy, extracted: Extracted) -> tuple[th.Tensor, th.Tensor]:
+    observations, features = extracted
+    critic_features = features
+    if not policy.share_features_extractor:
+        critic_features = features_of(policy, observations, critic=True)
+    return policy.mlp_extractor.forward_actor(features), policy.mlp_extractor.forward_critic(critic_features)
+
+
+def _latents_of_sequences(policy: Any, sequences: Sequences) -> tuple[th.Tensor, th.Tensor]:
+    """What ``RecurrentActorCriticPolicy.evaluate_actions`` passes through, without its loop over time."""
+    features = policy.extract_features(sequences.observations)
+    pi_features, vf_features = features if isinstance(features, tuple) else (features, features)
+    latent_pi = replay(policy.lstm_actor, pi_features, sequences, sequences.pi)
+    if policy.lstm_critic is not None:
+        latent_vf = replay(policy.lstm_critic, vf_features, sequences, sequences.vf)
+    else:
+        latent_vf = latent_pi.detach() if policy.shared_lstm else policy.critic(vf_features)
+    return policy.mlp_extractor.forward_actor(latent_pi), policy.mlp_extractor.forward_critic(latent_vf)
 
 
 def features_of(policy: ActorCriticPolicy, observations: Any, critic: bool) -> th.Tensor:

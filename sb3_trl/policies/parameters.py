@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from sb3_trl.policies.sequences import one_step
 from sb3_trl.random_state import preserved_random_state
 
 __all__ = ["parameters_behind", "statistics"]
@@ -35,7 +36,7 @@ def parameters_behind(
         for p in parameters:
             p.requires_grad_(p.is_floating_point())
         with th.enable_grad(), preserved_random_state(policy.device):
-            output = function(policy.obs_to_tensor(_sample(policy.observation_space))[0])
+            output = function(one_step(policy, policy.obs_to_tensor(_sample(policy.observation_space))[0]))
         wanted = [p for p in parameters if p.requires_grad]
         gradients = th.autograd.grad(output, wanted, allow_unused=True) if output.requires_grad else []
     finally:

@@ -6,8 +6,7 @@ once when it is over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,15 +24,13 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy, SingleOptimizerPolicy
-from sb3_trl.policies.forward import DistributionAndValues
-from sb3_trl.policies.masks import Masked
 from sb3_trl.rollouts.actor import LeanActor
 from sb3_trl.rollouts.locals import give_locals
-from sb3_trl.rollouts.policy_watch import PolicyWatch, leaves_policy_alone
+from sb3_trl.rollouts.policy_watch import leaves_policy_alone
 from sb3_trl.rollouts.stepping import stepping
-from sb3_trl.table import chunks
+from sb3_trl.rollouts.values import Appraisal, Values
 
-__all__ = ["Turn", "can_collect", "collect_rollout", "evaluate", "generalized_advantages", "take_turns"]
+__all__ = ["Turn", "act_in_turns", "can_collect", "collect_rollout", "take_turns"]
 
 _POLICIES = (
     MlpPolicy,
@@ -44,7 +41,6 @@ _POLICIES = (
     ActorCriticCnnPolicy,
     MultiInputActorCriticPolicy,
 )
-_CHUNK = 4096
 
 
 def can_collect(algorithm: OnPolicyAlgorithm) -> bool:
@@ -72,10 +68,20 @@ def collect_rollout(
 
     :return: Whether the rollout is complete; ``False`` if a callback stopped it.
     """
-    features: list[th.Tensor] = []
-    rollout = take_turns(algorithm, env, callback, buffer, n_steps, features)
+    appraisal = Appraisal(algorithm, buffer)
+    turns = take_turns(algorithm, env, callback, buffer, n_steps, appraisal)
+    return act_in_turns(turns, lambda: LeanActor(algorithm.policy, n_steps, env.num_envs, appraisal.features), n_steps)
+
+
+def act_in_turns(rollout: Generator[Turn, np.ndarray, bool], make_actor: Callable[[], LeanActor], n_steps: int) -> bool:
+    """Act in every turn of a rollout, and return whether it is complete.
+
+    :param rollout: What ``take_turns`` returns.
+    :param make_actor: Called when callbacks have seen the start of the rollout.
+    :param n_steps: How many turns there are.
+    """
     turn = next(rollout)
-    actor = LeanActor(algorithm.policy, n_steps, env.num_envs, features)
+    actor = make_actor()
     try:
         for step in range(n_steps):
             if turn.policy_has_changed:
@@ -100,7 +106,7 @@ def take_turns(
     callback: BaseCallback,
     buffer: RolloutBuffer,
     n_steps: int,
-    features: Sequence[th.Tensor] = (),
+    appraisal: Appraisal | None = None,
 ) -> Generator[Turn, np.ndarray, bool]:
     """Yield every step's turn in a rollout, take its actions, and return whether the rollout is complete.
 
@@ -108,18 +114,17 @@ def take_turns(
     turn are to be drawn from the policy as it is then: a callback may have changed it. Values and log-probabilities
     are those of the policy that acted.
 
-    :param features: What the actor's features extractor made of every step's observations, if whoever acts keeps it,
-        to be appended before the actions are sent: an image is then not passed through its layers again.
+    :param appraisal: Computes them; by default for a policy without a memory.
     """
-    policy = algorithm.policy
+    policy, appraisal = algorithm.policy, appraisal or Appraisal(algorithm, buffer)
     clip, take_step = _clipper(policy.action_space, env.num_envs), stepping(env)
     policy.set_training_mode(False)
     buffer.reset()
     callback.on_rollout_start()
-    values = _Values(policy, buffer, features, is_watched=not leaves_policy_alone(callback))
+    values = Values(appraisal, is_watched=not leaves_policy_alone(callback))
     shared = {"self": algorithm, "env": env, "callback": callback, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
 
-    give_locals(callback, algorithm)
+    give_locals(callback, appraisal)
     callback.update_locals(shared)
     has_changed, masks = False, None
     for step in range(n_steps):
@@ -143,15 +148,16 @@ def take_turns(
         if not callback.on_step():
             return False
         algorithm._update_info_buffer(infos, dones)
-        for index in dones.nonzero()[0] if any(dones.tolist()) else ():
-            rewards[index] += algorithm.gamma * _value_after_time_limit(policy, infos[index])
+        for index in dones.nonzero()[0].tolist() if any(dones.tolist()) else ():
+            rewards[index] += algorithm.gamma * appraisal.after_time_limit(infos[index], index)
         _store(buffer, step, observations, actions, rewards, algorithm._last_episode_starts)
         algorithm._last_obs = new_obs  # type: ignore[assignment]
         algorithm._last_episode_starts = dones
+        appraisal.step_is_stored()
         has_changed = values.step_is_over(step)
 
     values.rollout_is_over(n_steps)
-    last_values = _complete(buffer, policy, new_obs, dones)
+    last_values = appraisal.complete(new_obs, dones)
     callback.update_locals(_locals_at_the_end(buffer, policy, n_steps, observations, actions, last_values))
     callback.on_rollout_end()
     return True
@@ -196,15 +202,6 @@ def _clipper(space: spaces.Space, n_envs: int) -> Callable[[np.ndarray], np.ndar
     return lambda actions: np.minimum(np.maximum(actions, low), high)  # what np.clip does, in a third of its time
 
 
-@th.no_grad()
-def _value_after_time_limit(policy: ActorCriticPolicy, info: dict[str, Any]) -> Any:
-    """Return the value of an episode's last state where only the time limit ended it, else 0."""
-    last = info.get("terminal_observation")
-    if last is None or not info.get("TimeLimit.truncated", False):
-        return 0.0
-    return policy.predict_values(policy.obs_to_tensor(last)[0])[0]
-
-
 def _store(
     buffer: RolloutBuffer,
     step: int,
@@ -223,112 +220,3 @@ def _store(
     buffer.rewards[step] = rewards
     buffer.episode_starts[step] = episode_starts
     buffer.pos = step + 1
-
-
-class _Values:
-    """Writes the values and log-probabilities of a rollout, those of every step by the policy that acted in it.
-
-    They are computed for all steps at once when the rollout is over, or when somebody has changed the policy.
-
-    :param policy: As it is at the start of the rollout.
-    :param buffer: Holds the steps.
-    :param features: As in ``take_turns``.
-    :param is_watched: Whether somebody may change the policy.
-    """
-
-    def __init__(
-        self, policy: ActorCriticPolicy, buffer: RolloutBuffer, features: Sequence[th.Tensor], is_watched: bool
-    ) -> None:
-        self._policy, self._buffer, self._features = policy, buffer, features
-        self._watch = PolicyWatch(policy) if is_watched else None
-        self._start = 0  # of the steps that are not written
-
-    def step_is_over(self, step: int) -> bool:
-        """Return whether the policy is another than the one that acted in this step."""
-        if self._watch is None or not self._watch.has_changed():
-            return False
-        with self._watch.before():
-            self.rollout_is_over(step + 1)
-        self._watch.look()
-        return True
-
-    def rollout_is_over(self, n_steps: int) -> None:
-        """Write what is left, up to so many steps."""
-        if self._start < n_steps:
-            evaluate(self._buffer, self._policy, self._start, n_steps, self._features[self._start : n_steps])
-        self._start = n_steps
-
-
-@th.no_grad()
-def evaluate(
-    buffer: RolloutBuffer, policy: ActorCriticPolicy, start: int, stop: int, features: Sequence[th.Tensor] = ()
-) -> None:
-    """Write what the policy says of some steps: values and log-probabilities.
-
-    :param features: What the actor's features extractor made of each step's observations, if that is known.
-    """
-    observations, actions = (_as_rows(arrays, policy, start, stop) for arrays in (buffer.observations, buffer.actions))
-    if (masks := getattr(buffer, "action_masks", None)) is not None:
-        observations = Masked(observations, _as_rows(masks, policy, start, stop).bool())
-    is_discrete = isinstance(policy.action_space, spaces.Discrete)
-    actions = actions.flatten() if is_discrete else actions.float()
-    known = th.cat([*features]) if features else None
-    forward = DistributionAndValues(policy)
-    values, log_probs = [], []
-    for part, taken, known_part in chunks((observations, actions, known), _CHUNK):
-        distribution, value = forward(part, known_part)
-        values.append(value.flatten())
-        log_probs.append(distribution.log_prob(taken))
-    shape = (stop - start, buffer.n_envs)
-    buffer.values[start:stop] = th.cat(values).cpu().numpy().reshape(shape)
-    buffer.log_probs[start:stop] = th.cat(log_probs).cpu().numpy().reshape(shape)
-
-
-@th.no_grad()
-def _complete(buffer: RolloutBuffer, policy: ActorCriticPolicy, new_obs: Any, dones: np.ndarray) -> th.Tensor:
-    """Write advantages and returns, and return the values of the states after the last step, ``(n_envs, 1)``."""
-    buffer.full = buffer.pos == buffer.buffer_size
-    last_values = policy.predict_values(obs_as_tensor(new_obs, policy.device))
-    buffer.advantages = generalized_advantages(
-        buffer.rewards,
-        buffer.values,
-        buffer.episode_starts,
-        last_values.flatten().cpu().numpy(),
-        dones,
-        buffer.gamma,
-        buffer.gae_lambda,
-    )
-    buffer.returns = buffer.advantages + buffer.values
-    return last_values
-
-
-def _as_rows(arrays: Any, policy: ActorCriticPolicy, start: int, stop: int) -> Any:
-    if isinstance(arrays, dict):
-        return {key: _as_rows(array, policy, start, stop) for key, array in arrays.items()}
-    return th.as_tensor(arrays[start:stop].reshape(-1, *arrays.shape[2:]), device=policy.device)
-
-
-def generalized_advantages(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    episode_starts: np.ndarray,
-    last_values: np.ndarray,
-    dones: np.ndarray,
-    gamma: float,
-    gae_lambda: float,
-) -> np.ndarray:
-    """Return Â_t = δ_t + γλ(1 − done)Â_{t+1}, δ_t = r_t + γ(1 − done)V_{t+1} − V_t (Schulman et al., 2016).
-
-    With the arithmetic of ``RolloutBuffer.compute_returns_and_advantage``, operation by operation.
-
-    :param rewards: ``(n_steps, n_envs)``, float32, as ``values`` and ``episode_starts``.
-    :param last_values: V of the states after the last step, ``(n_envs,)``.
-    :param dones: Whether the last step ended an episode, ``(n_envs,)``.
-    """
-    goes_on = 1.0 - np.concatenate((episode_starts[1:], dones[None].astype(np.float32)))
-    next_values = np.concatenate((values[1:], last_values[None]))
-    advantages = rewards + gamma * next_values * goes_on - values
-    discounts = gamma * gae_lambda * goes_on
-    for (later, advantage), discount in zip(pairwise(advantages[::-1]), discounts[-2::-1], strict=True):
-        advantage += discount * later
-    return advantages

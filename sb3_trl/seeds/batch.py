@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -217,6 +218,11 @@ def _stateful_layers(policy: nn.Module) -> set[str]:
 def _check(model: Any, compile: bool) -> None:
     if not isinstance(model, TrustRegionAlgorithm):
         raise ValueError(f"{model!r} is no model of TRPL, FixPO, PAPI or LeanPPO, which a SeedBatch trains.")
+    if isinstance(model.policy, RecurrentActorCriticPolicy):
+        raise ValueError(
+            f"A {type(model).__name__} has a memory, whose sequences differ in length from seed to seed: train each "
+            "seed by itself."
+        )
     if model.env is None:
         raise ValueError(f"This {type(model).__name__} has no environment: every model of a SeedBatch needs its own.")
     if compile and (layers := _stateful_layers(model.policy)):

@@ -256,7 +256,7 @@ def test_the_trust_region_is_logged_by_the_callback(tmp_path):
 
 def test_the_divergence_is_that_of_ppo(same_minibatches, monkeypatch):
     """With SB3's rollouts for both, whole trainings have the same logs."""
-    monkeypatch.setattr("sb3_trl.algorithms.base.can_collect", lambda _: False)
+    monkeypatch.setattr("sb3_trl.algorithms.collecting.can_collect", lambda _: False)
     logs = []
     for cls in (LeanPPO, PPO):
         recorder = Recorder()

@@ -14,7 +14,8 @@ from torch import nn
 from sb3_trl import TRPL, FixPO, LeanPPO, LeanTRPO
 from sb3_trl.policies.actor_critic import MlpPolicy, SingleOptimizerPolicy
 from sb3_trl.rollouts.actor import LeanActor
-from sb3_trl.rollouts.collection import can_collect, generalized_advantages
+from sb3_trl.rollouts.collection import can_collect
+from sb3_trl.rollouts.values import generalized_advantages
 
 from .cases import ACTION_SPACES, N_ENVS, N_STEPS, make
 

@@ -1,0 +1,1 @@
+"""The algorithms for policies with a memory: the same updates, on sequences."""
