@@ -15,7 +15,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 
-from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanTRPO
+from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanTRPO, RecurrentTRPL
 from sb3_trl.policies import SingleOptimizerPolicy
 
 N_ENVS = 7
@@ -174,6 +174,10 @@ CASES: dict[str, Case] = {
     "lean_ppo_discrete": Case(LeanPPO, VECTOR, spaces.Discrete(3), normalize={"norm_obs": False}, kwargs=_policy()),
     "a2c": Case(A2C, spaces.Box(-np.inf, np.inf, (2, 3)), SQUARE, normalize={}, kwargs=_policy()),
     "maskable": Case(MaskablePPO, VECTOR, spaces.MultiDiscrete([3, 2]), normalize={}, masks=True, kwargs=_policy()),
+    "trpl_lstm": Case(
+        RecurrentTRPL, VECTOR, SQUARE, "MlpLstmPolicy", normalize={},
+        kwargs=_policy(lstm_hidden_size=8, covariance="full", contextual_std=True),
+    ),
     "lstm": Case(
         RecurrentPPO, VECTOR, BOX, "MlpLstmPolicy", normalize={}, kwargs=_policy(lstm_hidden_size=8, n_lstm_layers=2)
     ),

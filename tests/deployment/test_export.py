@@ -87,7 +87,8 @@ def test_actions_are_clipped_to_the_space_and_observations_to_theirs(exported):
 
 
 @pytest.mark.parametrize(
-    "name", ["diagonal", "full", "contextual_diagonal", "contextual_full", "contextual", "images", "ppo", "lstm"]
+    "name",
+    ["diagonal", "full", "contextual_diagonal", "contextual_full", "contextual", "images", "ppo", "lstm", "trpl_lstm"],
 )
 def test_actions_are_the_mean_plus_the_scale_times_noise(exported, name):
     case, model, policy = exported(name)
@@ -97,7 +98,7 @@ def test_actions_are_the_mean_plus_the_scale_times_noise(exported, name):
     action = policy.run(case.inputs(model) | given | {"noise": noise})["action"]
     tensor, _ = model.policy.obs_to_tensor(observations)
     with th.no_grad():
-        if name == "lstm":
+        if name.endswith("lstm"):
             state = tuple(th.as_tensor(np.moveaxis(given[f"state.{part}"], 0, 1)) for part in ("hidden", "cell"))
             starts = th.as_tensor(given["episode_start"], dtype=th.float32)
             distribution = model.policy.get_distribution(tensor, state, starts)[0]
