@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sb3_trl.algorithms.recurrent.lean_ppo import LeanRecurrentPPO
     from sb3_trl.algorithms.recurrent.trpl import RecurrentTRPL
     from sb3_trl.algorithms.trpl import TRPL
+    from sb3_trl.deployment.export import export
+    from sb3_trl.deployment.exported import ExportedPolicy
     from sb3_trl.monitoring.callbacks import TrustRegionCallback
     from sb3_trl.policies import ProjectedGaussianDistribution, TRPLPolicy
     from sb3_trl.schedules import StateBound
@@ -37,11 +39,14 @@ _MODULES = {
     "SeedBatch": "seeds.batch",
     "StateBound": "schedules",
     "TrustRegionCallback": "monitoring.callbacks",
+    "ExportedPolicy": "deployment.exported",
+    "export": "deployment.export",
 }
 
 __all__ = [
     "PAPI",
     "TRPL",
+    "ExportedPolicy",
     "FixPO",
     "LeanPPO",
     "LeanRecurrentPPO",
@@ -54,6 +59,7 @@ __all__ = [
     "TRPLPolicy",
     "TrustRegionCallback",
     "__version__",
+    "export",
 ]
 
 

@@ -1,7 +1,7 @@
 """``sb3-trl <command>``: the RL Zoo's commands, which know this package's algorithms.
 
-Every command takes the flags of ``python -m rl_zoo3.<command>``; ``study``, ``report`` and ``reproduce`` are
-this package's own.
+Every command takes the flags of ``python -m rl_zoo3.<command>``; ``export``, ``study``, ``report`` and
+``reproduce`` are this package's own.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ COMMANDS = {
     "benchmark": Command("evaluate every trained agent of a folder", lambda: run_script("rl_zoo3.benchmark")),
     "push-to-hub": Command("upload a trained agent", push_to_hub),
     "load-from-hub": Command("download a trained agent", load_from_hub),
+    "export": Command("write a trained policy to a file: ONNX, TorchScript, torch.export", lambda: _export()),
     "study": Command("train the algorithms × tasks × seeds of a study file", lambda: _study()),
     "report": Command("tables and pictures of a study's results", lambda: _report()),
     "reproduce": Command("run and draw a table or figure of the papers (--list)", lambda: _reproduce()),
@@ -52,6 +53,7 @@ EXPLAINED = (
     "push-to-hub",
     "load-from-hub",
     "plot-from-file",
+    "export",
     "study",
     "report",
     "reproduce",
@@ -59,8 +61,8 @@ EXPLAINED = (
 
 HELP = f"""usage: sb3-trl <command> [flags]
 
-The RL Zoo with the algorithms of sb3_trl; flags are those of python -m rl_zoo3.<command>, and study, report and
-reproduce have their own.
+The RL Zoo with the algorithms of sb3_trl; flags are those of python -m rl_zoo3.<command>, and export, study,
+report and reproduce have their own.
 
 commands:
 {chr(10).join(f"  {name:16} {command.summary}" for name, command in COMMANDS.items())}
@@ -72,6 +74,7 @@ examples:
   sb3-trl train --algo trpl --env HalfCheetah-v5 --tensorboard-log runs --progress
   sb3-trl train --algo trpl --env Hopper-v5 --conf-file trpl_paper.yml -params projection:"'w2'"
   sb3-trl enjoy --algo trpl --env HalfCheetah-v5 -f logs
+  sb3-trl export --algo trpl --env HalfCheetah-v5 -f logs --format onnx
   sb3-trl study my_study.yml --jobs 4
   sb3-trl report studies/my_study --reference PPO
   sb3-trl reproduce trpl-table1 --scale small"""
@@ -152,6 +155,12 @@ def _train() -> None:
 
     rl_zoo3.train.ExperimentManager = Experiment  # type: ignore[misc]
     rl_zoo3.train.train()
+
+
+def _export() -> None:
+    from sb3_trl.deployment.cli import main
+
+    main()
 
 
 def _study() -> None:

@@ -247,3 +247,10 @@ def test_fixpo_figures(run, tmp_path):
     assert number("C_β = 1:", printed) > 0
     assert 0 < number(r"fixup steps,", printed) < 100
     assert imread(out).std() > 0.05
+
+
+def test_deploy(run, tmp_path):
+    printed = run("deploy", "--timesteps", 1000, "--out", tmp_path / "policy" / "pendulum.onnx")
+    assert "observation: float32['batch', 3]" in printed
+    assert -2000 < number("return", printed) < 0
+    assert number("the largest difference from predict is", printed) < 1e-5
