@@ -75,7 +75,7 @@ class LeanRollouts(OnPolicyAlgorithm):
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
-            raise ValueError(f"{type(self).__name__} has no policy {policy_name!r}: {self._advice_on_policies()}")
+            raise ValueError(f"Policy {policy_name} unknown to {type(self).__name__}: {self._advice_on_policies()}")
         return super()._get_policy_from_name(policy_name)
 
     def _advice_on_policies(self) -> str:
