@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from recurrent import LAYOUTS, RECURRENT, collect, episodes, recurrent
+from recurrent import LAYOUTS, RECURRENT, MaskedEpisodes, collect, episodes, recurrent
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
@@ -214,6 +214,13 @@ def test_a_policy_of_somebody_else_acts_itself():
     assert not can_collect_recurrent(model)
     model.learn(32)
     assert OwnPolicy.calls == 16
+
+
+def test_masks_are_not_forgotten_where_a_policy_acts_itself():
+    model = recurrent(RecurrentFixPO, episodes(2, cls=MaskedEpisodes), policy=OwnPolicy)
+    with pytest.raises(ValueError, match="Action masks need a policy and a buffer of SB3 or this package, not OwnPol"):
+        model.learn(32)
+    assert model.learn(32, use_masking=False).num_timesteps == 32
 
 
 class Doubled(nn.LSTM):
