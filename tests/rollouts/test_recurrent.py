@@ -169,6 +169,28 @@ def test_steps_are_those_of_the_policy_that_acted(cls):
         states = after
 
 
+class Forgets(BaseCallback):
+    """Puts other hidden states in the place of those that the last rollout left."""
+
+    def _on_rollout_start(self):
+        zeros = tuple(th.zeros(1, 2, 8) for _ in range(2))
+        self.model._last_lstm_states = RNNStates(zeros, zeros)
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("cls", [*RECURRENT, RecurrentPPO])
+def test_a_rollout_begins_with_the_states_that_callbacks_leave(cls):
+    model = recurrent(cls, episodes(2, lengths=(100,)))
+    model.learn(64, callback=Forgets())
+    assert not model.rollout_buffer.hidden_states_pi[0].any()
+    model.learn(32, reset_num_timesteps=False)
+    buffer = model.rollout_buffer
+    rows = buffer.hidden_states_pi[:: buffer.buffer_size] if buffer.generator_ready else buffer.hidden_states_pi[0]
+    assert rows.any()
+
+
 class StopsEarly(BaseCallback):
     def _on_step(self):
         return self.n_calls < 5
