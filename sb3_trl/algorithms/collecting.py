@@ -65,7 +65,10 @@ class LeanRollouts(OnPolicyAlgorithm):
         """Fill the buffer, as in SB3; for policies and buffers of another kind by SB3's own method."""
         if self._can_collect():
             return self._collect(self, env, callback, rollout_buffer, n_rollout_steps)
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        return self._collect_as_sb3(env, callback, rollout_buffer, n_rollout_steps)
+
+    def _collect_as_sb3(self, *arguments: Any) -> bool:
+        return super().collect_rollouts(*arguments)
 
     #: Collects what SB3 would, where ``_can_collect``.
     _collect = staticmethod(collect_rollout)
@@ -75,7 +78,7 @@ class LeanRollouts(OnPolicyAlgorithm):
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
-            raise ValueError(f"{type(self).__name__} has no policy {policy_name!r}: {self._advice_on_policies()}")
+            raise ValueError(f"Policy {policy_name} unknown to {type(self).__name__}: {self._advice_on_policies()}")
         return super()._get_policy_from_name(policy_name)
 
     def _advice_on_policies(self) -> str:

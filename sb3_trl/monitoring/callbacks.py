@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Any
 
 import torch as th
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution, kl_divergence
@@ -13,7 +15,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trl.monitoring.dashboard import write_layout
+from sb3_trl.policies.forward import actor_latent
+from sb3_trl.policies.sequences import Sequences, by_sequence
 from sb3_trl.rollouts.rollout import rollout_from_buffer
+from sb3_trl.rollouts.sequences import recurrent_rollout
 from sb3_trl.table import chunks
 
 __all__ = ["TrustRegionCallback"]
@@ -25,9 +30,9 @@ class TrustRegionCallback(BaseCallback):
     After every update it compares the policy that acts next with the policy that collected the last
     rollout, at every state of that rollout: ``trust_region/kl_mean`` and ``trust_region/kl_max`` are
     KL(acting ‖ old) in nats, ``trust_region/entropy`` is the mean entropy of the acting policy in nats.
-    Every action space is supported; policies that need more than observations, as sb3-contrib's recurrent and masked
-    ones, are not. Runs of different methods can then be drawn in one figure, and TensorBoard shows the keys in the
-    same dashboard.
+    Every action space is supported. Recurrent policies replay every episode, each with its own hidden states; policies
+    that need something else than observations, as sb3-contrib's masked ones, are not supported. Runs of different
+    methods can then be drawn in one figure, and TensorBoard shows the keys in the same dashboard.
 
     :param chunk_size: States per forward pass.
     :param verbose: Verbosity level, as in SB3.
@@ -36,7 +41,7 @@ class TrustRegionCallback(BaseCallback):
     def __init__(self, chunk_size: int = 4096, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.chunk_size = chunk_size
-        self._chunks: list[th.Tensor | dict[str, th.Tensor]] = []
+        self._chunks: list[Any] = []
         self._old: list[Distribution] = []
         self._watched: BaseAlgorithm | None = None
 
@@ -59,7 +64,11 @@ class TrustRegionCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         """Keep the rollout's observations and the distributions that collected it."""
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        self._chunks = list(chunks(rollout_from_buffer(buffer).observations, self.chunk_size))
+        if isinstance(self.model.policy, RecurrentActorCriticPolicy):
+            whole = by_sequence(recurrent_rollout(buffer).observations)
+            self._chunks = [whole.part(rows) for rows in whole.split(whole.rows_for(self.chunk_size))]
+        else:
+            self._chunks = list(chunks(rollout_from_buffer(buffer).observations, self.chunk_size))
         self._old = self._distributions()
 
     def _on_rollout_start(self) -> None:
@@ -87,6 +96,8 @@ def _has_distributions(model: BaseAlgorithm) -> bool:
     """Return whether observations are all that the model's policy needs to act."""
     if not isinstance(model, OnPolicyAlgorithm) or not isinstance(model.policy, ActorCriticPolicy):
         return False
+    if isinstance(model.policy, RecurrentActorCriticPolicy):
+        return True
     try:
         inspect.signature(model.policy.get_distribution).bind(None)
     except TypeError:
@@ -94,8 +105,10 @@ def _has_distributions(model: BaseAlgorithm) -> bool:
     return True
 
 
-def _detached(policy: ActorCriticPolicy, observations: th.Tensor | dict[str, th.Tensor]) -> Distribution:
+def _detached(policy: ActorCriticPolicy, observations: Any) -> Distribution:
     """Return the policy's distribution at ``observations`` in an object of its own."""
+    if isinstance(observations, Sequences):
+        return copy.copy(policy._get_action_dist_from_latent(actor_latent(policy, observations)))
     return copy.copy(policy.get_distribution(observations))
 
 

@@ -11,6 +11,7 @@ from sb3_trl.policies.actor_critic import (
 )
 from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
+from sb3_trl.policies.recurrent import TRPLCnnLstmPolicy, TRPLLstmPolicy, TRPLMultiInputLstmPolicy
 
 __all__ = [
     "CnnPolicy",
@@ -19,7 +20,10 @@ __all__ = [
     "ProjectedCategoricalDistribution",
     "ProjectedGaussianDistribution",
     "SingleOptimizerPolicy",
+    "TRPLCnnLstmPolicy",
     "TRPLCnnPolicy",
+    "TRPLLstmPolicy",
+    "TRPLMultiInputLstmPolicy",
     "TRPLMultiInputPolicy",
     "TRPLPolicy",
 ]

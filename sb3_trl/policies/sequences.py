@@ -46,11 +46,18 @@ def replay(lstm: nn.LSTM, features: Tensor, sequences: Sequences, start: Hidden)
     states = (start[0].transpose(0, 1).contiguous(), start[1].transpose(0, 1).contiguous())
     longest = int(sequences.lengths.max())
     if longest * n_sequences == n:
-        outputs, _ = lstm(features.view(n_sequences, longest, -1).transpose(0, 1), states)
+        outputs = _called(lstm, features.view(n_sequences, longest, -1).transpose(0, 1), states)
         return outputs.transpose(0, 1).reshape(n, -1)
     time, sequence = _places(sequences.lengths, n)
     padded = features.new_zeros(longest, n_sequences, features.shape[1]).index_put((time, sequence), features)
-    return lstm(padded, states)[0][time, sequence]
+    return _called(lstm, padded, states)[time, sequence]
+
+
+def _called(lstm: nn.LSTM, inputs: Tensor, states: Hidden) -> Tensor:
+    if inputs.is_cuda and th.is_grad_enabled() and not lstm.training:
+        with th.backends.cudnn.flags(enabled=False):  # which has gradients in training mode alone
+            return lstm(inputs, states)[0]
+    return lstm(inputs, states)[0]
 
 
 def _places(lengths: Tensor, n: int) -> tuple[Tensor, Tensor]:

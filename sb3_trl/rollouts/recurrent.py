@@ -72,7 +72,7 @@ def collect_recurrent_rollout(
 
     :return: Whether the rollout is complete; ``False`` if a callback stopped it.
     """
-    memory = Memory(algorithm, n_steps)
+    memory = Memory(algorithm)
     turns = take_turns(algorithm, env, callback, buffer, n_steps, RecurrentAppraisal(algorithm, buffer, memory))
     return act_in_turns(turns, lambda: RecurrentActor(algorithm.policy, n_steps, env.num_envs, memory), n_steps)
 
@@ -81,16 +81,19 @@ class Memory:
     """The hidden states of a policy while it acts, and what they were in every step of the rollout.
 
     :param algorithm: Has the policy, and the states after the last rollout.
-    :param n_steps: Length of the rollout.
     """
 
-    def __init__(self, algorithm: Any, n_steps: int) -> None:
+    def __init__(self, algorithm: Any) -> None:
         self.algorithm = algorithm
         self.policy: RecurrentActorCriticPolicy = algorithm.policy
-        device = self.policy.device
-        pi, vf = (tuple(tensor.to(device) for tensor in states) for states in algorithm._last_lstm_states)
         #: Before every step, and after the last one.
-        self.states: list[RNNStates] = [RNNStates(pi, vf)]
+        self.states: list[RNNStates] = []
+
+    def begin(self) -> None:
+        """Take the states that the rollout begins with."""
+        device = self.policy.device
+        pi, vf = (tuple(tensor.to(device) for tensor in own) for own in self.algorithm._last_lstm_states)
+        self.states = [RNNStates(pi, vf)]
 
     def refresh(self) -> None:
         """Look at the LSTMs again."""
@@ -151,6 +154,7 @@ class RecurrentActor(LeanActor):
 
     def __init__(self, policy: RecurrentActorCriticPolicy, n_steps: int, n_envs: int, memory: Memory) -> None:
         self.memory = memory
+        memory.begin()
         super().__init__(policy, n_steps, n_envs)
 
     def refresh(self) -> None:

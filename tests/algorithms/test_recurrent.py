@@ -257,7 +257,7 @@ def test_buffers_keep_hidden_states(cls):
 
 @pytest.mark.parametrize("cls", RECURRENT)
 def test_policies_without_a_memory_are_for_the_others(cls):
-    with pytest.raises(ValueError, match="no policy 'MlpPolicy': choose 'MlpLstmPolicy'"):
+    with pytest.raises(ValueError, match=r"Policy MlpPolicy unknown to .*: choose 'MlpLstmPolicy'"):
         recurrent(cls, policy="MlpPolicy")
     with pytest.raises(ValueError, match=f"ActorCriticPolicy is no policy of {cls.__name__}: use 'MlpLstmPolicy'"):
         recurrent(cls, policy=ActorCriticPolicy)
@@ -265,7 +265,7 @@ def test_policies_without_a_memory_are_for_the_others(cls):
 
 @pytest.mark.parametrize("cls", [FixPO, TRPL, LeanPPO])
 def test_policies_with_a_memory_are_for_these(cls):
-    with pytest.raises(ValueError, match=r"no policy 'MlpLstmPolicy': .* RecurrentFixPO, RecurrentTRPL"):
+    with pytest.raises(ValueError, match=r"Policy MlpLstmPolicy unknown to .* RecurrentFixPO, RecurrentTRPL"):
         cls("MlpLstmPolicy", episodes())
     with pytest.raises(ValueError, match=f"has a memory, which {cls.__name__} would not look after: use Recurrent"):
         cls(MlpLstmPolicy, episodes())

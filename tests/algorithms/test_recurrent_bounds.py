@@ -89,6 +89,27 @@ def test_fixpo_bounds_the_mean_of_all_steps_however_long_sequences_are():
     assert model._rollbacks == 0, "the fixup phase aims at what is checked in the end"
 
 
+def test_numbers_that_are_not_finite_lead_back_to_the_old_policy():
+    model = recurrent(RecurrentFixPO, episodes(2, action_space="box"), learning_rate=1e30)
+    for old, new in updates(model, 2):
+        kl = divergences(old, new, model.rollout_buffer)
+        assert kl.isfinite().all()
+        assert kl.max() <= model.kl_bound + 1e-6
+    assert model._rollbacks > 0
+
+
+@pytest.mark.parametrize("cls", [RecurrentFixPO, RecurrentTRPL])
+def test_a_frozen_lstm_stays_as_it_is(cls):
+    model = recurrent(cls, episodes(2), **WILD[cls])
+    model.policy.lstm_actor.requires_grad_(False)
+    before = copy.deepcopy(model.policy.state_dict())
+    model.learn(64)
+    after = model.policy.state_dict()
+    changed = {name for name in before if not th.equal(before[name], after[name])}
+    assert not any(name.startswith("lstm_actor") for name in changed)
+    assert {"action_net.weight", "lstm_critic.weight_hh_l0"} <= changed
+
+
 def test_without_the_fixup_phase_it_would_not_hold():
     model = recurrent(RecurrentFixPO, fixup="off", kl_bound=0.001, **WILD[RecurrentFixPO])
     assert max(divergences(old, new, model.rollout_buffer).max() for old, new in updates(model, 2)) > 0.001
@@ -132,6 +153,13 @@ def test_hard_trpl_in_every_action_space(space):
     found = [outside(model, old, new) for old, new in updates(model, 3)]
     assert max(found) <= 1e-4
     assert max(found) > -0.9, "the bounds were met"
+
+
+def test_hard_trpl_where_actions_are_masked():
+    model = recurrent(RecurrentTRPL, episodes(cls=MaskedEpisodes), **WILD[RecurrentTRPL])
+    found = [outside(model, old, new) for old, new in updates(model, 3)]
+    assert max(found) <= 1e-4
+    assert not model.rollout_buffer.action_masks.all()
 
 
 @pytest.mark.parametrize("gaussian", GAUSSIANS, ids=str)

@@ -1,16 +1,19 @@
 """The trust region of other algorithms, logged by a callback."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from recurrent import divergences, episodes, recurrent
 from sb3_contrib import ARS, TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from support import ActionEnv, PointEnv, Recorder, make_model, vec_env
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
-from sb3_trl import TrustRegionCallback
+from sb3_trl import LeanRecurrentPPO, TrustRegionCallback
 
 SMALL = {"n_steps": 32, "device": "cpu", "seed": 0}
 
@@ -175,13 +178,40 @@ def test_does_not_change_the_training():
     assert all(th.equal(plain[key], watched[key]) for key in plain)
 
 
-@pytest.mark.parametrize("cls", [DQN, ARS, RecurrentPPO, MaskablePPO])
+@pytest.mark.parametrize("cls", [DQN, ARS, MaskablePPO])
 def test_algorithms_that_cannot_be_watched_are_named(cls):
-    policy = "MlpLstmPolicy" if cls is RecurrentPPO else "MlpPolicy"
-    model = cls(policy, ActionEnv(spaces.Discrete(3)), device="cpu", seed=0)
+    model = cls("MlpPolicy", ActionEnv(spaces.Discrete(3)), device="cpu", seed=0)
     with pytest.raises(ValueError, match=rf"it watches PPO, A2C, TRPO .* not {cls.__name__} with "):
         model.learn(64, callback=TrustRegionCallback())
     assert model.num_timesteps == 0
+
+
+@pytest.mark.parametrize("cls", [RecurrentPPO, LeanRecurrentPPO])
+@pytest.mark.parametrize("space", ["box", "discrete", "multi_discrete"])
+@pytest.mark.parametrize("chunk_size", [4096, 8])
+def test_recurrent_policies_are_watched_with_hidden_states_of_their_own(cls, space, chunk_size):
+    class Acts(BaseCallback):
+        """Acts through the rollout again, step by step, with both policies."""
+
+        old, n_compared = None, 0
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            self.old, self.buffer = copy.deepcopy(self.model.policy), copy.deepcopy(self.model.rollout_buffer)
+
+        def _on_rollout_start(self) -> None:
+            if self.old is not None:
+                kl, logged = divergences(self.model.policy, self.old, self.buffer), self.logger.name_to_value
+                assert logged["trust_region/kl_mean"] == pytest.approx(kl.mean().item(), rel=1e-3, abs=1e-6)
+                assert logged["trust_region/kl_max"] == pytest.approx(kl.max().item(), rel=1e-3, abs=1e-6)
+                assert kl.max() > 1e-4
+                self.n_compared += 1
+
+    model, acts = recurrent(cls, episodes(2, action_space=space), learning_rate=0.01), Acts()
+    model.learn(96, callback=[TrustRegionCallback(chunk_size), acts])
+    assert acts.n_compared == 2
 
 
 def test_what_another_callback_read_is_not_read_twice():

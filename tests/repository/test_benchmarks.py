@@ -1,4 +1,4 @@
-"""``benchmarks/tune.py``: a trial trains all seeds of the search in one batch, with the settings that were drawn."""
+"""Of benchmarks: ``tune.py`` trains all seeds of a trial in one batch; contests are of equals."""
 
 import runpy
 
@@ -12,6 +12,17 @@ from sb3_trl.zoo.registry import register
 
 BENCHMARKS = ROOT / "benchmarks"
 RETURNS = {100: [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 101: [10.0] * 6}
+
+
+def test_recurrent_contestants_take_steps_of_the_same_size(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    recurrent = runpy.run_path(str(BENCHMARKS / "recurrent.py"))
+    for contest in recurrent["CONTESTS"].values():
+        models = [make() for make in contest.values()]
+        sizes = {(m.n_steps * m.n_envs, m.batch_size, m.n_epochs, m.policy.lstm_actor.hidden_size) for m in models}
+        assert len(sizes) == 1
+        (size,) = {m.observation_space.shape for m in models}
+        assert size == (2,)
 
 
 @pytest.fixture

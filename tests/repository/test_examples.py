@@ -166,6 +166,14 @@ def test_discrete(run):
     assert printed.count("states outside their trust region:        0.0%") == 2
 
 
+def test_recurrent(run):
+    printed = run("recurrent", "--timesteps", 2048)
+    for name in ("FixPO with ActorCriticPolicy", "RecurrentFixPO with RecurrentActorCriticPolicy"):
+        assert re.search(rf"^{name}: \d+% recalled\n  largest KL .*: 0\.[01]\d+ of 0\.2$", printed, re.MULTILINE)
+    shown, named, reward = re.search(r"Shown (\d), it named (\d): reward (\d)", printed).groups()
+    assert (shown == named) == (reward == "1")
+
+
 def test_state_dependent_bounds(run):
     printed = run("state_dependent_bounds", "--timesteps", 2048)
     assert 0.01 < number("mean bound over the last batch:", printed) < 0.1

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from recurrent import LAYOUTS, RECURRENT, collect, episodes, recurrent
+from recurrent import LAYOUTS, RECURRENT, MaskedEpisodes, collect, episodes, recurrent
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
@@ -169,6 +169,28 @@ def test_steps_are_those_of_the_policy_that_acted(cls):
         states = after
 
 
+class Forgets(BaseCallback):
+    """Puts other hidden states in the place of those that the last rollout left."""
+
+    def _on_rollout_start(self):
+        zeros = tuple(th.zeros(1, 2, 8) for _ in range(2))
+        self.model._last_lstm_states = RNNStates(zeros, zeros)
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("cls", [*RECURRENT, RecurrentPPO])
+def test_a_rollout_begins_with_the_states_that_callbacks_leave(cls):
+    model = recurrent(cls, episodes(2, lengths=(100,)))
+    model.learn(64, callback=Forgets())
+    assert not model.rollout_buffer.hidden_states_pi[0].any()
+    model.learn(32, reset_num_timesteps=False)
+    buffer = model.rollout_buffer
+    rows = buffer.hidden_states_pi[:: buffer.buffer_size] if buffer.generator_ready else buffer.hidden_states_pi[0]
+    assert rows.any()
+
+
 class StopsEarly(BaseCallback):
     def _on_step(self):
         return self.n_calls < 5
@@ -214,6 +236,13 @@ def test_a_policy_of_somebody_else_acts_itself():
     assert not can_collect_recurrent(model)
     model.learn(32)
     assert OwnPolicy.calls == 16
+
+
+def test_masks_are_not_forgotten_where_a_policy_acts_itself():
+    model = recurrent(RecurrentFixPO, episodes(2, cls=MaskedEpisodes), policy=OwnPolicy)
+    with pytest.raises(ValueError, match="Action masks need a policy and a buffer of SB3 or this package, not OwnPol"):
+        model.learn(32)
+    assert model.learn(32, use_masking=False).num_timesteps == 32
 
 
 class Doubled(nn.LSTM):

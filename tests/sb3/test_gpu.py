@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch as th
 from changes import Acting, anneal, make
+from recurrent import RECURRENT, recurrent
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import get_device
 from support import PointEnv, all_equal, vec_env
 
-from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanTRPO, SeedBatch
+from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanTRPO, RecurrentFixPO, SeedBatch
 
 ALGORITHMS = [TRPL, FixPO, PAPI, LeanPPO, LeanTRPO]
 GPU = get_device("auto")
@@ -42,6 +43,31 @@ def assert_near(model, other, steps: int) -> None:
 def test_small_networks_are_recommended_the_cpu(cls):
     with pytest.warns(UserWarning, match=f"You are trying to run {cls.__name__} on the GPU"):
         cls("MlpPolicy", PointEnv(), device="meta")
+
+
+@needs_gpu
+@pytest.mark.parametrize("cls", RECURRENT)
+def test_a_recurrent_update(cls):
+    """With steps of the fixup phase, which are taken in evaluation mode."""
+    options = {"kl_bound": 1e-7} if cls is RecurrentFixPO else {}
+    models = [recurrent(cls, device=device, **options) for device in (GPU, "cpu")]
+    models[0].policy.load_state_dict(models[1].policy.state_dict())
+    for model in models:
+        model.learn(32)
+        assert model._last_lstm_states.vf[0].device.type == model.device.type
+    buffers = [model.rollout_buffer for model in models]
+    for name in ("observations", "values", "hidden_states_pi", "cell_states_vf"):
+        assert np.allclose(*(getattr(buffer, name)[0] for buffer in buffers), rtol=1e-4, atol=1e-4), name
+    assert all(bool(p.isfinite().all()) for p in models[0].policy.parameters())
+
+
+@needs_gpu
+def test_hidden_states_that_were_saved_on_a_gpu_are_loaded_on_the_cpu(tmp_path):
+    model = recurrent(RecurrentFixPO, device=GPU).learn(32)
+    model.save(tmp_path / "model")
+    loaded = RecurrentFixPO.load(tmp_path / "model", device="cpu")
+    assert loaded._last_lstm_states.pi[0].device.type == "cpu"
+    assert th.equal(loaded._last_lstm_states.pi[0], model._last_lstm_states.pi[0].cpu())
 
 
 @needs_gpu

@@ -11,10 +11,7 @@ from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trl.algorithms.arguments import check_at_least
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
@@ -51,13 +48,8 @@ class Recurrence(TrustRegionAlgorithm):
     def _can_collect(self) -> bool:
         return can_collect_recurrent(self)
 
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """Fill the buffer, as in sb3-contrib; for policies and buffers of another kind by its own method."""
-        if self._can_collect():
-            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        return RecurrentPPO.collect_rollouts(self, env, callback, rollout_buffer, n_rollout_steps)  # type: ignore[arg-type]
+    def _collect_as_sb3(self, *arguments: Any) -> bool:
+        return RecurrentPPO.collect_rollouts(self, *arguments)  # type: ignore[arg-type]
 
     def _rollout(self) -> Rollout:
         return recurrent_rollout(self.rollout_buffer)
