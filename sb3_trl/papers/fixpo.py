@@ -28,6 +28,7 @@ ABLATIONS = {
     "last epoch only": "fixup in the last epoch only",
     "constant beta": "constant β = 10",
 }
+MEMORY = {"FixPO": {"color": "C3"}, "PPO": {"color": "0.15"}}
 TARGETS = {"C_beta=1": 1, "C_beta=2": 2, "FixPO": 3, "C_beta=10": 10}
 
 
@@ -121,6 +122,25 @@ def _ablations(results: Results) -> tuple[Figure, str]:
     return figure, f"{final_table(results.table, results.last, ABLATIONS)}\n\n{markdown_table(header, rows)}"
 
 
+def _memory(results: Results) -> tuple[Figure, str]:
+    figure = draw_curves(results.table, "eval_return", "return", MEMORY)
+    rows = [
+        [name, number_text(table.kl_max.max()), _share(table.fixup_share), _share(table.violation_fraction)]
+        for name, table in by_variant(results.table)
+    ]
+    header = ["", "largest KL(acting ‖ old) of a step", "fixup steps, % of all", "steps outside the bound, %"]
+    return figure, (
+        f"{final_table(results.table, results.last)}\n\n{markdown_table(header, rows)}\n\nThe paper's tasks, of "
+        "DMLab-30, are not to be had as a Python package; these stand in their place. As there, FixPO has the "
+        "hyperparameters of PPO (sb3-contrib's RecurrentPPO, with this package's rollouts) but for its own."
+    )
+
+
+def _share(values: pd.Series) -> str:
+    """Return a mean share in per cent, nothing where there is none."""
+    return "" if values.isna().all() else number_text(100 * values.mean())
+
+
 def _whole(table: pd.DataFrame, key: str) -> str:
     """Return a column's mean over training."""
     return estimate_text(mean_interval(table.groupby("seed")[key].mean()))
@@ -141,5 +161,10 @@ FIXPO_ITEMS = {
         "FixPO, Fig. 5: ablations",
         (Part("fixpo_mujoco", tuple(ABLATIONS), ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")),),
         _ablations,
+    ),
+    "fixpo-fig8": Item(
+        "FixPO, Fig. 8: memory and pictures, in other tasks than the paper's",
+        (Part("fixpo_memory", tuple(MEMORY)),),
+        _memory,
     ),
 }

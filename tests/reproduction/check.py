@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.image import imread
 
-from sb3_trl.papers.fixpo import ABLATIONS, COMPARED, TARGETS
+from sb3_trl.papers.fixpo import ABLATIONS, COMPARED, MEMORY, TARGETS
 from sb3_trl.papers.reproduce import ITEMS
 from sb3_trl.papers.trpl import REACHER, TABLE_1, WEIGHTS
 
@@ -28,6 +28,7 @@ ROWS = {
     "fixpo-fig3": COMPARED,
     "fixpo-fig4": ["FixPO", "PPO-clip"],
     "fixpo-fig5": ABLATIONS.values(),
+    "fixpo-fig8": MEMORY,
 }
 
 
@@ -39,6 +40,7 @@ def main() -> None:
     check_trpl(pd.read_csv(out / "studies" / "trpl_mujoco" / "results.csv"))
     check_reacher(pd.read_csv(out / "studies" / "trpl_reacher" / "results.csv"))
     check_fixpo(pd.read_csv(out / "studies" / "fixpo_mujoco" / "results.csv"))
+    check_memory(pd.read_csv(out / "studies" / "fixpo_memory" / "results.csv"))
     print(f"{len(ITEMS)} tables and figures have what they should have")
 
 
@@ -86,6 +88,11 @@ def check_fixpo(results: pd.DataFrame) -> None:
     assert share["no fixup"] == 0
     bounded = results[results.variant.isin(["FixPO", "C_beta=1", "C_beta=2", "C_beta=10", "last epoch only"])]
     assert bounded.violation_fraction.max() == 0
+
+
+def check_memory(results: pd.DataFrame) -> None:
+    """With FixPO no step of any episode is outside the bound."""
+    assert results[results.variant == "FixPO"].violation_fraction.max() == 0
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, a
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
 STAND_INS["default_discrete"] = ["FrozenLake-v1", "Taxi-v3"]
 REQUIREMENTS = {"atari": "ale_py", "MiniGrid-DoorKey-5x5-v0": "minigrid", "sb3_trl/MiniGridMemoryS7-v0": "minigrid"}
-REQUIREMENTS["sb3_trl/POPGymRepeatPreviousEasy-v0"] = "popgym"
+REQUIREMENTS |= {f"sb3_trl/POPGym{game}Easy-v0": "popgym" for game in ("Autoencode", "RepeatPrevious")}
+REQUIREMENTS |= {f"sb3_trl/Vizdoom{name}-v0": "vizdoom" for name in ("HealthGathering", "MyWayHome", "TakeCover")}
 
 
 @pytest.mark.parametrize(("name", "algo", "env"), ENTRIES, ids=lambda x: str(x))
