@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["make_experiment", "train"]
 
 #: Algorithms whose trust region is not in their own log.
-MEASURED = ("ppo", "lean_ppo", "a2c", "trpo", "lean_trpo")
+MEASURED = ("ppo", "lean_ppo", "a2c", "trpo", "lean_trpo", "ppo_lstm", "lean_recurrent_ppo")
 
 #: A process has one random stream for all of its threads: its runs take turns.
 _one_at_a_time = threading.Lock()

@@ -86,3 +86,14 @@ def test_seeds_side_by_side_have_the_rows_of_seeds_alone(undisturbed, tmp_path):
     assert [len(job.runs) for job in study.jobs(seed_batch=True)] == [2, 1]
     assert study.run(jobs=1, seed_batch=True) == []
     assert table(study.store.folder) == rows, "digit by digit: the same seeds again, and one without that beside it"
+
+
+@pytest.mark.parametrize("algo", ["recurrent_trpl", "recurrent_fixpo", "lean_recurrent_ppo", "ppo_lstm"])
+def test_policies_with_a_memory(load, tmp_path, algo):
+    """Their divergence is in the table, whoever measures it."""
+    (tmp_path / "own.yml").write_text(
+        "default: {policy: MlpLstmPolicy, n_timesteps: 64, n_steps: 16, n_envs: 2, batch_size: 16, n_epochs: 1}"
+    )
+    study = load(f"tasks: [Pendulum-v1]\nseeds: 1\neval_freq: 32\nmethods:\n  A: {{algo: {algo}, conf_file: own.yml}}\n")
+    assert study.run(jobs=1) == []
+    assert (study.results().kl_mean.iloc[1:] > 0).all()
