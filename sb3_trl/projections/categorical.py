@@ -138,9 +138,11 @@ class Categorical(Distribution):
             raise ValueError(
                 f"actions have shape {tuple(actions.shape)}: they must end in ({self.dim},), one for each factor."
             )
-        batch = torch.broadcast_shapes(actions.shape[:-1], self.batch_shape)
-        index = actions.long().expand(*batch, self.dim).unsqueeze(-1)
-        return self.log_probs.expand(*batch, *self.log_probs.shape[-2:]).gather(-1, index).squeeze(-1).sum(-1)
+        log_probs, index = self.log_probs, actions.long()
+        if actions.shape[:-1] != self.batch_shape:
+            batch = torch.broadcast_shapes(actions.shape[:-1], self.batch_shape)
+            log_probs, index = log_probs.expand(*batch, *log_probs.shape[-2:]), index.expand(*batch, self.dim)
+        return log_probs.gather(-1, index.unsqueeze(-1)).squeeze(-1).sum(-1)
 
     def entropy(self) -> Tensor:
         """−Σ p log p in nats, of all factors; shape ``(*batch,)``."""

@@ -34,6 +34,8 @@ _MAX_STEPS = 50
 _FREE_STEPS = 4
 #: The share of the equations that are solved apart, if they are the last ones.
 _FEW = 0.25
+#: Of fewer than so many, none are solved apart: what that costs is more than what it saves.
+_MANY = 64
 #: Steps where their number cannot depend on the numbers (see ``can_branch``): enough up to ε of about 3.
 _UNROLLED_STEPS = 7
 
@@ -109,14 +111,14 @@ def find_root(
         left = int(moving.sum()) if branch else -1
         if left == 0:
             return better if index is None else whole.index_copy(0, index, better)
-        if power or step >= _FREE_STEPS or not branch:
+        if not branch or step >= _FREE_STEPS or (power and (step > 0 or not bool((better > 0).all()))):
             outside = value > bound
             lower, upper = torch.where(outside, lower, t), torch.where(outside, t, upper)
             leaves = moving & ~((better > lower) & (better < upper))
             if not branch or bool(leaves.any()):
                 better = torch.where(leaves, _middle(lower, upper), better)
         t = better
-        if rows is not None and 0 < left <= _FEW * t.numel():
+        if rows is not None and t.numel() >= _MANY and 0 < left <= _FEW * t.numel():
             kept = moving.nonzero().squeeze(-1)
             whole, index = (t, kept) if index is None else (whole.index_copy(0, index, t), index[kept])
             t, bound, limit, lower, upper = (x.expand(t.shape)[kept] for x in (t, bound, limit, lower, upper))

@@ -46,7 +46,7 @@ def tilt(new: Tensor, old: Tensor, bound: Tensor, active: Tensor, limit: Tensor 
     if bool(active.all()):
         return _tilt(new, old, bound, limit)
     rows = active.nonzero().squeeze(-1)
-    bounds, limits = (x.expand(active.shape)[rows] for x in (bound, limit))
+    bounds, limits = (x.expand(active.shape)[rows] if x.dim() else x for x in (bound, limit))
     return new.index_put((rows,), _tilt(new[rows], old.expand_as(new)[rows], bounds, limits))
 
 

@@ -26,6 +26,6 @@ def can_branch(tensor: Tensor) -> bool:
     inside the transformations of ``torch.func``. Shortcuts are taken where it is True; results do not depend
     on it.
     """
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+    if not tensor.is_cpu or torch.compiler.is_compiling():
         return False
     return not torch._C._are_functorch_transforms_active()
