@@ -94,6 +94,7 @@ def test_policies_with_a_memory(load, tmp_path, algo):
     (tmp_path / "own.yml").write_text(
         "default: {policy: MlpLstmPolicy, n_timesteps: 64, n_steps: 16, n_envs: 2, batch_size: 16, n_epochs: 1}"
     )
-    study = load(f"tasks: [Pendulum-v1]\nseeds: 1\neval_freq: 32\nmethods:\n  A: {{algo: {algo}, conf_file: own.yml}}\n")
+    method = f"{{algo: {algo}, conf_file: own.yml}}"
+    study = load(f"tasks: [Pendulum-v1]\nseeds: 1\neval_freq: 32\nmethods: {{A: {method}}}\n")
     assert study.run(jobs=1) == []
     assert (study.results().kl_mean.iloc[1:] > 0).all()
