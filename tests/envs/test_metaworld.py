@@ -1,5 +1,6 @@
 """Meta-World's tasks: their own physics and rewards, other goals, successes, and many of them side by side."""
 
+import os
 import pickle
 import warnings
 from itertools import pairwise
@@ -122,21 +123,22 @@ def test_fifty_goals_each_once_before_any_comes_again(reach):
     assert all(one != other for one, other in pairwise(goals_of(few, 20)))
 
 
-def test_the_seed_of_reset_orders_the_goals_and_goal_seed_draws_them(reach):
-    first, twin = goals_of(reach, 50, seed=1), MetaWorldEnv("reach")
-    assert goals_of(reach, 50, seed=2) != first
-    goals_of(reach, 7)
-    assert goals_of(reach, 50, seed=1) == first
-    assert {*goals_of(twin, 50, seed=2)} == {*first}
-    assert not {*goals_of(MetaWorldEnv("reach", goal_seed=1), 50, seed=1)} & {*first}
+def test_the_seed_of_reset_orders_the_goals_and_goal_seed_draws_them():
+    env, twin, other = (MetaWorldEnv("reach", n_goals=12, goal_seed=seed) for seed in (0, 0, 1))
+    first = goals_of(env, 12, seed=1)
+    assert goals_of(env, 12, seed=2) != first
+    goals_of(env, 7)
+    assert goals_of(env, 12, seed=1) == first
+    assert {*goals_of(twin, 12, seed=2)} == {*first}
+    assert not {*goals_of(other, 12, seed=1)} & {*first}
 
 
 def test_goals_without_end():
     env = MetaWorldEnv("reach", n_goals=None)
-    goals = goals_of(env, 60, seed=3)
-    assert len({*goals}) == 60
-    assert goals_of(env, 60, seed=3) == goals
-    assert not {*goals_of(env, 60, seed=4)} & {*goals}
+    goals = goals_of(env, 15, seed=3)
+    assert len({*goals}) == 15
+    assert goals_of(env, 15, seed=3) == goals
+    assert not {*goals_of(env, 15, seed=4)} & {*goals}
 
 
 def test_numpys_random_numbers_are_left_alone(reach):
@@ -187,14 +189,105 @@ def test_sb3_is_told_of_the_time_limit():
 # --- pictures ---
 
 
-def test_a_picture_is_right_way_up(monkeypatch):
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    env = MetaWorldEnv("reach", render_mode="rgb_array", width=64, height=48)
+@pytest.mark.skipif("MUJOCO_GL" not in os.environ and "DISPLAY" not in os.environ, reason="nothing to draw with")
+def test_the_arm_is_above_the_table():
+    env = gym.make("sb3_trl/MetaWorldReach-v0", render_mode="rgb_array", width=64, height=48)
+    env.reset(seed=0)
+    picture = env.render()
+    env.close()
+    assert (picture.shape, picture.dtype) == ((48, 64, 3), np.uint8)
+    red, green, blue = np.moveaxis(picture.astype(int), -1, 0)
+    arm, wood = red > 3 * green, (red < 2 * green) & (red > blue + 20)
+    assert arm.sum() > 50
+    assert arm.nonzero()[0].mean() < wood.nonzero()[0].mean(), "rows from the top"
+
+
+# --- many tasks ---
+
+NAMES = ["push", "reach", "door-close"]
+
+
+def test_tasks_side_by_side_and_which_each_is():
+    env = metaworld_vec_env(NAMES, seed=3, copies=2, n_goals=5)
+    observations = env.reset()
+    assert env.num_envs == 6
+    assert observations.shape == (6, 42)
+    assert env.observation_space.contains(observations[0])
+    assert [info["task"] for info in env.reset_infos] == NAMES * 2
+    np.testing.assert_array_equal(observations[:, 39:], np.tile(np.eye(3), (2, 1)))
+    for number, name in enumerate(NAMES):
+        alone = MetaWorldEnv(name, n_goals=5)
+        np.testing.assert_array_equal(observations[number, :39], alone.reset(seed=3 + number)[0])
+    observations, _, _, infos = env.step(np.zeros((6, 4)))
+    assert [info["task"] for info in infos] == NAMES * 2
+    np.testing.assert_array_equal(observations[:, 39:], np.tile(np.eye(3), (2, 1)))
+    goals = [tuple(goal) for goal in observations[:, GOAL].tolist()]
+    assert goals[:3] != goals[3:], "copies take their goals in other orders"
+
+
+def test_seeds_that_follow_each_other_are_all_tasks():
+    envs = [MultiTaskEnv(NAMES, n_goals=2) for _ in range(4)]
+    tasks = [env.reset(seed=10 + rank)[1]["task"] for rank, env in enumerate(envs)]
+    assert tasks == [NAMES[1], NAMES[2], NAMES[0], NAMES[1]]
+    assert [env.reset()[1]["task"] for env in envs] == tasks, "without a seed it stays"
+    assert [env.task for env in envs] == tasks
+    assert envs[0].reset(seed=0)[1]["task"] == NAMES[0]
+
+
+def test_without_any_seed_the_task_is_drawn():
+    drawn = []
+    for env in [MultiTaskEnv(NAMES, n_goals=2) for _ in range(2)]:
+        env.np_random = np.random.default_rng(len(drawn))
+        drawn += [env.reset()[1]["task"], env.reset()[1]["task"]]
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+
+
+def test_in_processes_they_are_the_same():
+    here, there = (metaworld_vec_env(NAMES[:2], vec_env_cls=cls) for cls in (DummyVecEnv, SubprocVecEnv))
     try:
-        env.reset(seed=0)
-        picture = env.render()
-    except Exception as error:
-        pytest.skip(f"nothing to draw with: {error}")
+        np.testing.assert_array_equal(here.reset(), there.reset())
+        mine, theirs = here.step(np.ones((2, 4))), there.step(np.ones((2, 4)))
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        assert mine[3] == list(theirs[3])
     finally:
-        env.close()
-    assert (picture.shape, picture.dtype) == (48, 64, 3), np.uint8
+        there.close()
+
+
+def test_trpl_learns_with_normalised_observations():
+    env = VecNormalize(metaworld_vec_env(NAMES), clip_obs=10.0)
+    model = TRPL("MlpPolicy", env, n_steps=16, batch_size=24, n_epochs=1, n_critic_epochs=1, device="cpu")
+    before = model.policy.action_net.weight.clone()
+    model.learn(48)
+    assert not before.equal(model.policy.action_net.weight)
+    assert env.normalize_obs(env.get_original_obs()).shape == (3, 42)
+
+
+def test_how_many_tasks_an_id_has():
+    assert number_of_tasks("sb3_trl/MetaWorldMT10-v0") == 10
+    assert number_of_tasks("sb3_trl/MetaWorldMT50-v0") == 50
+    assert number_of_tasks("sb3_trl/MetaWorldMT10-v0", {"tasks": NAMES}) == 3
+    assert number_of_tasks("sb3_trl/MetaWorldMT10-v0", {"task": "reach"}) == 1
+    assert number_of_tasks("sb3_trl/MetaWorldReach-v0") == number_of_tasks("CartPole-v1") == number_of_tasks("?") == 1
+
+
+def test_errors_say_what_can_be_given():
+    with pytest.raises(
+        ValueError, match=r"no task 'peg-insert'\. Did you mean 'peg-insert-side'\? It has assembly, .*"
+    ):
+        MetaWorldEnv("peg-insert")
+    with pytest.raises(ValueError, match="tasks='MT11' is unknown: choose 'MT10' or 'MT50', or give a list"):
+        metaworld_vec_env("MT11")
+    with pytest.raises(ValueError, match="give the name of each task once"):
+        MultiTaskEnv(["reach", "reach-v3"])
+    with pytest.raises(ValueError, match="task='push' is none of the tasks: choose one of reach"):
+        MultiTaskEnv(["reach"], task="push")
+    with pytest.raises(ValueError, match="copies=0: there must be one environment"):
+        metaworld_vec_env(NAMES, copies=0)
+    with pytest.raises(ValueError, match="n_goals=0: give 1 or more, or None"):
+        MetaWorldEnv("reach", n_goals=0)
+    with pytest.raises(ValueError, match="goal_seed=-1: give 0 or more"):
+        MetaWorldEnv("reach", goal_seed=-1)
+    with pytest.raises(ValueError, match="render_mode='ansi' is unknown"):
+        MetaWorldEnv("reach", render_mode="ansi")
+    with pytest.raises(ValueError, match="camera_name='moon' is unknown: choose one of corner, "):
+        MetaWorldEnv("reach", camera_name="moon")
