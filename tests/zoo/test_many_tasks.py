@@ -8,6 +8,8 @@ from support import event_file
 pytest.importorskip("rl_zoo3")
 pytest.importorskip("metaworld", reason='pip install "sb3-trl[metaworld]"')
 
+from sb3_trl.study import Study, StudyError
+
 ID = "sb3_trl/MetaWorldMT10-v0"
 LINE = f"train --algo trpl --env {ID} --conf-file many.yml --seed 5 --device cpu --log-interval 1 -n 1004"
 
@@ -53,3 +55,13 @@ def test_unequal_numbers_are_refused(train):
     code, _, error = train("--eval-freq -1", n_envs=3)
     assert code != 0
     assert f"n_envs=3: {ID} has 2 tasks" in error
+
+
+def test_a_study_says_so_before_anything_trains(tmp_path):
+    (tmp_path / "many.yml").write_text(
+        "tasks: [sb3_trl/MetaWorldMT10-v0]\nseeds: 1\nn_timesteps: 100\neval_freq: 100\nn_eval_episodes: 5\nmethods:\n"
+        "  A:\n    algo: trpl\n"
+        "    params: {n_envs: 2, n_steps: 32, batch_size: 32, env_kwargs: {tasks: [reach, push]}}\n"
+    )
+    with pytest.raises(StudyError, match=r"many.yml:7: A on sb3_trl/MetaWorldMT10-v0: An evaluation of 5 episodes"):
+        Study.load(tmp_path / "many.yml", tmp_path / "out").run(jobs=1)
