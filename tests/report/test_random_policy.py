@@ -14,7 +14,7 @@ def test_random_returns_are_those_of_the_table():
 
 
 def test_many_tasks_are_played_in_turn():
-    """The first is reach, which brings something in every step; the second is push, in which hardly anything happens."""
+    """The first is reach, which brings something in every step; the second is push, where hardly anything happens."""
     pytest.importorskip("metaworld", reason='pip install "sb3-trl[metaworld]"')
     first, second = random_returns("sb3_trl/MetaWorldMT10-v0", 2)
     assert first == random_returns("sb3_trl/MetaWorldReach-v0", 1)[0]
