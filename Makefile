@@ -2,6 +2,7 @@
 # make test    set up .venv and run every test
 # make compiled   the tests of compiled code once more, as C++: `make test` only traces most of it
 # make smoke   install the wheel somewhere else and use it, as a new user does
+# make metaworld   look at each of Meta-World's fifty tasks: `make test` takes a few
 # make reproduce   every table and figure of the papers at the scale smoke, and a look at what comes out
 #
 # PYTHON=python3.12 chooses the interpreter (3.10 or newer), VENV another folder than .venv.
@@ -23,13 +24,14 @@ BENCHMARKS := $(addprefix benchmarks/,projections.py training.py scaling.py)
 # More threads than one cost time with networks of this size, and a lot of it when cores are shared.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup train test compiled smoke reproduce check format docs bench clean
+.PHONY: help setup train test compiled smoke metaworld reproduce check format docs bench clean
 
 help:
 	@echo "make train   train TRPL on $(ENV) ($(TIMESTEPS) steps; TIMESTEPS=… ENV=…)"
 	@echo "make test    run every test ($(WORKERS) at a time; WORKERS=…)"
 	@echo "make compiled   the tests of compiled code once more, with the C++ that users run"
 	@echo "make smoke   install the wheel in a fresh environment; train, tune, film and plot with it"
+	@echo "make metaworld   look at each of Meta-World's fifty tasks"
 	@echo "make reproduce   every table and figure of the papers, small, and a check of them"
 	@echo "make check   ruff and mypy"
 	@echo "make docs    build the documentation into site/"
@@ -56,6 +58,9 @@ train: $(INSTALLED)
 
 smoke:
 	PYTHON=$(PYTHON) tests/wheel/smoke.sh
+
+metaworld: $(INSTALLED)
+	$(BIN)/python tests/metaworld/check.py
 
 # From nothing: runs that are there would not be run again.
 reproduce: $(INSTALLED)

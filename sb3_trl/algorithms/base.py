@@ -72,10 +72,16 @@ class TrustRegionAlgorithm(LeanRollouts):
                 "batch_size=1 with normalize_advantage=True: one advantage cannot be normalised. Increase batch_size, "
                 "or set normalize_advantage=False."
             )
-        if self.env is not None:
+        # A model that has been trained may be loaded to act in one environment alone.
+        if self.env is not None and self.num_timesteps == 0:
             self._check_minibatch_size()
 
-    def _check_minibatch_size(self) -> None:
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        if self.num_timesteps > 0:
+            self._check_minibatch_size(warns=False)
+        return super()._setup_learn(*args, **kwargs)
+
+    def _check_minibatch_size(self, warns: bool = True) -> None:
         assert self.env is not None
         size = self.env.num_envs * self.n_steps
         if self.batch_size > size:
@@ -83,7 +89,7 @@ class TrustRegionAlgorithm(LeanRollouts):
                 f"batch_size={self.batch_size} is larger than the rollout: n_steps * n_envs = {self.n_steps} * "
                 f"{self.env.num_envs} = {size}. Decrease batch_size or increase n_steps."
             )
-        if size % self.batch_size:
+        if size % self.batch_size and warns:
             warnings.warn(
                 f"batch_size={self.batch_size} does not divide the rollout, n_steps * n_envs = {self.n_steps} * "
                 f"{self.env.num_envs} = {size}: every epoch has a truncated mini-batch of {size % self.batch_size}.",

@@ -189,7 +189,7 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
                 setattr(self, name, as_schedule(name, value))
         super()._setup_model()
 
-    def _check_minibatch_size(self) -> None:
+    def _check_minibatch_size(self, warns: bool = True) -> None:
         """Take minibatches larger than the rollout, as SB3 does: they hold all of it."""
 
     def _can_compile(self) -> bool:

@@ -1,10 +1,13 @@
 """Environments of the papers' experiments; importing this package registers them with Gymnasium.
 
-``sb3_trl/ReacherSparse5-v0`` and ``sb3_trl/ReacherSparse5Balanced-v0``, and tasks that ask for memory or eyes:
-``sb3_trl/CartPoleNoVel-v1``, ``sb3_trl/MiniGridMemoryS7-v0``, ``sb3_trl/POPGymAutoencodeEasy-v0``,
-``sb3_trl/VizdoomMyWayHome-v0`` and their relatives. What one of them needs is loaded when it is made.
+``sb3_trl/ReacherSparse5-v0`` and ``sb3_trl/ReacherSparse5Balanced-v0``; the tasks of Meta-World, alone
+(``sb3_trl/MetaWorldPickPlace-v0``) and together (``sb3_trl/MetaWorldMT10-v0``, ``sb3_trl/MetaWorldMT50-v0``); and tasks
+that ask for memory or eyes: ``sb3_trl/CartPoleNoVel-v1``, ``sb3_trl/MiniGridMemoryS7-v0``,
+``sb3_trl/POPGymAutoencodeEasy-v0``, ``sb3_trl/VizdoomMyWayHome-v0`` and their relatives. What one of them needs is
+loaded when it is made.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +19,30 @@ from sb3_trl.envs.observations import HiddenEntries
 if TYPE_CHECKING:
     from sb3_trl.envs.doom import VizdoomEnv
     from sb3_trl.envs.grids import OneHotGrid
+    from sb3_trl.envs.metaworld import MetaWorldEnv, MultiTaskEnv, metaworld_vec_env
     from sb3_trl.envs.reacher import ReacherSparse5Env
 
-__all__ = ["HiddenEntries", "OneHotGrid", "ReacherSparse5Env", "UnboundedActions", "VizdoomEnv"]
+__all__ = [
+    "HiddenEntries",
+    "MetaWorldEnv",
+    "MultiTaskEnv",
+    "OneHotGrid",
+    "ReacherSparse5Env",
+    "UnboundedActions",
+    "VizdoomEnv",
+    "metaworld_vec_env",
+    "number_of_tasks",
+]
 
 #: Modules that import more than Gymnasium, by what they define.
-_LATER = {"OneHotGrid": "grids", "ReacherSparse5Env": "reacher", "VizdoomEnv": "doom"}
+_LATER = {
+    "MetaWorldEnv": "metaworld",
+    "MultiTaskEnv": "metaworld",
+    "OneHotGrid": "grids",
+    "ReacherSparse5Env": "reacher",
+    "VizdoomEnv": "doom",
+    "metaworld_vec_env": "metaworld",
+}
 
 #: Keyword arguments of ``ReacherSparse5Env`` by id.
 _REACHERS: dict[str, dict[str, Any]] = {"ReacherSparse5-v0": {}, "ReacherSparse5Balanced-v0": {"balanced": True}}
@@ -55,6 +76,17 @@ _SCENARIOS = {
     "VizdoomTakeCover-v0": "take_cover",
 }
 
+#: Meta-World's tasks, in the order of MT50.
+_METAWORLD = """
+    assembly basketball bin-picking box-close button-press-topdown button-press-topdown-wall button-press
+    button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open
+    door-unlock hand-insert drawer-close drawer-open faucet-open faucet-close hammer handle-press-side
+    handle-press handle-pull-side handle-pull lever-pull pick-place-wall pick-out-of-hole pick-place plate-slide
+    plate-slide-side plate-slide-back plate-slide-back-side peg-insert-side peg-unplug-side soccer stick-push
+    stick-pull push push-wall push-back reach reach-wall shelf-place sweep-into sweep window-open window-close
+""".split()  # noqa: SIM905  a list of so many would be as many lines
+_MULTI_TASK = "sb3_trl.envs.metaworld:MultiTaskEnv"
+
 
 def _register(name: str, entry_point: Any, **specification: Any) -> None:
     env_id = f"sb3_trl/{name}"
@@ -80,6 +112,28 @@ for _name in _CARD_GAMES:
     _register(f"POPGym{_name}-v0", "sb3_trl.envs.cards:card_game", kwargs={"game": _name})
 for _name, _scenario in _SCENARIOS.items():
     _register(_name, "sb3_trl.envs.doom:VizdoomEnv", kwargs={"scenario": _scenario})
+for _name in _METAWORLD:
+    _id = "".join(word.capitalize() for word in _name.split("-"))
+    _register(
+        f"MetaWorld{_id}-v0", "sb3_trl.envs.metaworld:MetaWorldEnv", kwargs={"task": _name}, max_episode_steps=500
+    )
+for _name in ("MT10", "MT50"):
+    _register(f"MetaWorld{_name}-v0", _MULTI_TASK, kwargs={"tasks": _name}, max_episode_steps=500)
+
+
+def number_of_tasks(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> int:
+    """Return how many tasks there are of which each environment of an id is one; 1 where it is all the same task.
+
+    :param env_id: The id.
+    :param env_kwargs: Arguments of ``gymnasium.make``.
+    """
+    spec = registry.get(env_id)
+    if spec is None or spec.entry_point != _MULTI_TASK:
+        return 1
+    arguments = {**spec.kwargs, **(env_kwargs or {})}
+    if arguments.get("task") is not None:
+        return 1
+    return len(import_module("sb3_trl.envs.metaworld").task_names(arguments["tasks"]))
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,7 @@ def report(
     variants: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
 ) -> Path:
-    """Write ``report.md``, ``returns.png``, ``finals.png`` and, where it was measured, ``divergence.png``.
+    """Write ``report.md``, ``returns.png``, ``finals.png`` and, where measured, ``success.png``, ``divergence.png``.
 
     :param table: Results of one study or several, as ``results.csv`` has them.
     :param out: Folder.
@@ -59,6 +59,8 @@ def report(
         reference is given, or runs with fewer than ``last`` evaluations.
     """
     table = _chosen(_chosen(table, "task", tasks), "variant", variants)
+    if "eval_success" not in table:  # results of an earlier version
+        table = table.assign(eval_success=float("nan"))
     if reference is not None:
         _check_names(table, "variant", [reference])
     out.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,14 @@ def report(
         "returns": draw_curves(table, "eval_return", "return", styles),
     }
     sections += [scores, seeds_table(final), "## Learning curves", "![learning curves](returns.png)"]
+    judged = table.dropna(subset=["eval_success"])
+    if len(judged):
+        pictures["success"] = draw_curves(judged, "eval_success", "success of evaluations", styles)
+        sections += [
+            "## Success",
+            "![success](success.png)",
+            success_table(final_evaluations(judged, last, "eval_success")),
+        ]
     measured = table.dropna(subset=["kl_mean"])
     if len(measured):
         pictures["divergence"] = draw_curves(measured, "kl_mean", "mean KL(acting ‖ old) (nats)", styles)
@@ -99,10 +109,11 @@ def read_results(paths: Sequence[Path]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def returns_table(final: pd.DataFrame) -> str:
+def returns_table(final: pd.DataFrame, title: str = "final return") -> str:
     """Return final returns: a row for every variant, a column for every task, the best of each bold.
 
     :param final: Columns ``variant``, ``task``, ``seed``, ``value``.
+    :param title: What the values are.
     """
     tasks, variants = list(dict.fromkeys(final.task)), variants_of(final)
     best = {task: final[final.task == task].groupby("variant").value.mean().idxmax() for task in tasks}
@@ -110,7 +121,24 @@ def returns_table(final: pd.DataFrame) -> str:
         [name, *(estimate_text(estimate_of(final, name, task), bold=name == best[task]) for task in tasks)]
         for name in variants
     ]
-    return markdown_table(["final return", *map(task_name, tasks)], rows)
+    return markdown_table([title, *map(task_name, tasks)], rows)
+
+
+def success_table(final: pd.DataFrame) -> str:
+    """Return final shares of successful episodes, in %, as ``returns_table`` does returns.
+
+    Where there are several tasks the last column is their mean; variants that lack some of a seed's have none.
+
+    :param final: Columns ``variant``, ``task``, ``seed``, ``value``, a share.
+    """
+    final = final.assign(value=100 * final.value)
+    tasks = list(dict.fromkeys(final.task))
+    if len(tasks) > 1:
+        runs = final.groupby(["variant", "seed"], sort=False).value
+        whole = runs.mean()[runs.count() == len(tasks)].reset_index()
+        final = pd.concat([final, whole.assign(task="all tasks")], ignore_index=True)
+    note = "Episodes with success in any of their steps, in % of those of the last evaluations."
+    return f"{returns_table(final, 'success')}\n\n{note}"
 
 
 def seeds_table(final: pd.DataFrame) -> str:

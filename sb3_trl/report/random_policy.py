@@ -24,17 +24,19 @@ COLUMNS = ("task", "mean", "std", "episodes", "gymnasium", "mujoco")
 def random_returns(task: str, episodes: int, seed: int = 0) -> np.ndarray:
     """Play some episodes with uniformly drawn actions and return their returns.
 
+    Of an id that has many tasks every episode is the next task's.
+
     :param task: Id of an environment.
     :param episodes: Number of episodes.
     :param seed: Of the environment and of the actions.
     """
-    import sb3_trl.envs  # noqa: F401  registers them
+    from sb3_trl.envs import number_of_tasks  # importing it registers them
 
     env = gym.make(task)
     env.action_space.seed(seed)
-    returns = []
+    returns, has_many = [], number_of_tasks(task) > 1
     for episode in range(episodes):
-        env.reset(seed=seed if episode == 0 else None)
+        env.reset(seed=seed + episode if episode == 0 or has_many else None)
         total, done = 0.0, False
         while not done:
             _, reward, terminated, truncated, _ = env.step(env.action_space.sample())

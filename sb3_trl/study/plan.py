@@ -129,6 +129,7 @@ def _try(group: Group, job: Job) -> Callable[[int], bool] | None:
             experiment = make_experiment(run, Path(folder), job.device)
             experiment.eval_freq = -1
             made: Any = experiment.setup_experiment()
+            experiment.evaluation_envs()
         except Exception as error:
             raise method.error(f"{method.label} on {run.task}: {error or type(error).__name__}") from error
         model = made[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from sb3_trl.study.jobs import Run
 from sb3_trl.version import __version__
 
-__all__ = ["COLUMNS", "VERSIONS", "Rows", "installed_versions"]
+__all__ = ["COLUMNS", "LATER_COLUMNS", "VERSIONS", "Rows", "installed_versions"]
 
 #: Packages on whose versions the numbers depend.
 VERSIONS = ("sb3_trl", "torch", "mujoco", "gymnasium", "stable_baselines3")
@@ -30,7 +30,9 @@ COLUMNS = (
     "step",
     "eval_return",
     "eval_return_std",
+    "eval_success",
     "train_return",
+    "train_success",
     "kl_mean",
     "kl_spread",
     "kl_max",
@@ -45,6 +47,9 @@ COLUMNS = (
     "seconds",
     *VERSIONS,
 )
+
+#: Those that came with later versions: runs of earlier ones have nothing there.
+LATER_COLUMNS = ("eval_success", "train_success")
 
 #: Columns that are means over updates, and the keys that updates log.
 MEANS = {
@@ -62,7 +67,7 @@ KEYS = {*MEANS.values(), "trust_region/kl_max"}
 
 
 class Rows(BaseCallback):
-    """Make a row of every evaluation: its returns, and what the updates since the one before logged.
+    """Make a row of every evaluation: its returns and successes, and what the updates since the one before logged.
 
     It comes after the evaluation's callback, and after those that log.
 
@@ -111,6 +116,8 @@ class Rows(BaseCallback):
 
     def _row(self) -> dict[str, Any]:
         returns = self._evaluation.evaluations_results[-1]
+        # Without a word on success in any episode's last info there are none.
+        successes = (self._evaluation.evaluations_successes or [[]])[-1]
         episodes = [episode["r"] for episode in self.model.ep_info_buffer or ()]
         kl = self._logged("trust_region/kl_mean")
         kl_max = self._logged("trust_region/kl_max")
@@ -119,8 +126,10 @@ class Rows(BaseCallback):
             "step": self.num_timesteps,
             "eval_return": np.mean(returns),
             "eval_return_std": np.std(returns),
-            "train_return": np.mean(episodes) if episodes else None,
-            **{column: np.mean(values) if (values := self._logged(key)) else None for column, key in MEANS.items()},
+            "eval_success": _mean(successes),
+            "train_return": _mean(episodes),
+            "train_success": _mean(self.model.ep_success_buffer),
+            **{column: _mean(self._logged(key)) for column, key in MEANS.items()},
             "kl_spread": np.std(kl) if kl else None,
             "kl_max": max(kl_max) if kl_max else None,
             "seconds": round(time.perf_counter() - self._start, 1),
@@ -129,6 +138,10 @@ class Rows(BaseCallback):
 
     def _logged(self, key: str) -> list[float]:
         return [update[key] for update in self._updates if key in update]
+
+
+def _mean(values: Collection[float] | None) -> Any:
+    return np.mean(list(values)) if values else None
 
 
 def _shown(value: Any) -> Any:

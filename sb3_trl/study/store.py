@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from sb3_trl.moved import with_new_names
 from sb3_trl.study.jobs import Outcome, Run, run_path
 from sb3_trl.study.reader import StudyError
-from sb3_trl.study.rows import COLUMNS
+from sb3_trl.study.rows import COLUMNS, LATER_COLUMNS
 
 __all__ = ["Store"]
 
@@ -125,15 +124,21 @@ class Store:
     def write_results(self, study: str, runs: Iterable[Run]) -> None:
         """Write the rows of those ``runs`` that have finished, in their order."""
         part = self.results.with_name(".results.csv.part")
-        header, name = (_csv_line(values) for values in (COLUMNS[1:], [study]))
-        with part.open("w") as file:
-            file.write(_csv_line(COLUMNS))
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+            writer.writeheader()
             for run in filter(self.is_finished, runs):
-                own, *rows = (self.path(run) / "rows.csv").read_text().splitlines(keepends=True)
-                if own != header:
-                    raise StudyError(f"{self.path(run)} has other columns than this version's: remove that folder.")
-                file.writelines(f"{name.rstrip()},{row}" for row in rows)
+                writer.writerows({"study": study} | row for row in self._rows(run))
         part.replace(self.results)
+
+    def _rows(self, run: Run) -> Iterator[dict[str, str]]:
+        """Return a finished run's rows; those of an earlier version may lack the later columns."""
+        with (self.path(run) / "rows.csv").open(newline="") as file:
+            rows = csv.DictReader(file)
+            own = set(rows.fieldnames or ())
+            if {*own, *LATER_COLUMNS} != {*COLUMNS[1:]}:
+                raise StudyError(f"{self.path(run)} has other columns than this version's: remove that folder.")
+            yield from rows
 
     def steps_running(self) -> int:
         """Return how many steps the trainings have made that run now, as far as is known here."""
@@ -148,9 +153,3 @@ class Store:
     def forget_status(self, run: Run) -> None:
         """Forget how far a run was: it has ended."""
         (self.status / "--".join(run_path(run).parts)).unlink(missing_ok=True)
-
-
-def _csv_line(values: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()

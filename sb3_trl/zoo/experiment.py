@@ -22,8 +22,10 @@ from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trl.algorithms.masking import ActionMasking
+from sb3_trl.envs import number_of_tasks
 from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, closest, hyperparameter_file, hyperparameter_files
 
 __all__ = ["Experiment", "find_configuration", "hyperparameters_of", "read_settings"]
@@ -100,6 +102,31 @@ class Experiment(ExperimentManager):
         super().create_callbacks()
         if issubclass(ALGOS[self.algo], ActionMasking):
             self.callbacks = [_with_masks(callback) for callback in self.callbacks]
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Make environments; those of an id with many tasks have every task equally often, in evaluations once."""
+        if eval_env:
+            return super().create_envs(self.evaluation_envs(), eval_env, no_log)
+        n_tasks = number_of_tasks(self.env_name.gym_id, self.env_kwargs)
+        if n_envs % n_tasks:
+            raise ValueError(
+                f"n_envs={n_envs}: {self.env_name.gym_id} has {n_tasks} tasks, and each needs as many environments as "
+                f"any other. Let n_envs be a multiple of {n_tasks}."
+            )
+        return super().create_envs(n_envs, eval_env, no_log)
+
+    def evaluation_envs(self) -> int:
+        """Return how many environments an evaluation has.
+
+        :raises ValueError: if its episodes cannot be shared out equally among the tasks of an id that has many.
+        """
+        n_tasks = number_of_tasks(self.env_name.gym_id, self.eval_env_kwargs)
+        if self.n_eval_episodes % n_tasks:
+            raise ValueError(
+                f"An evaluation of {self.n_eval_episodes} episodes cannot play {n_tasks} tasks equally often: "
+                f"--eval-episodes (in a study n_eval_episodes) must be a multiple of {n_tasks}."
+            )
+        return n_tasks if n_tasks > 1 else self.n_eval_envs
 
     def _trial(self) -> dict[str, Any]:
         """Return the hyperparameters of ``--trial-id``, which may be 0 (rl_zoo3 takes that for none)."""

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from support import PointEnv, collect, make_model, update, vec_env
 
-from sb3_trl import TRPL, StateBound, TRPLPolicy
+from sb3_trl import PAPI, TRPL, FixPO, StateBound, TRPLPolicy
 from sb3_trl.projections import KLProjection
 
 
@@ -84,6 +84,19 @@ def test_the_rollout_counts_every_environment():
     with pytest.raises(ValueError, match=r"batch_size=64 is larger than the rollout: .* = 16 \* 3 = 48"):
         make_model(vec_env(3), n_steps=16, batch_size=64)
     assert make_model(vec_env(3), n_steps=16, batch_size=48).batch_size == 48
+
+
+@pytest.mark.parametrize("cls", [TRPL, FixPO, PAPI])
+def test_what_was_trained_in_many_environments_acts_in_one(cls, tmp_path):
+    """As where a film is made of it; in one alone it cannot train, and says so."""
+    model = cls("MlpPolicy", vec_env(4), n_steps=16, batch_size=64, n_epochs=1, device="cpu").learn(64)
+    model.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model", env=vec_env(1), device="cpu")
+    observation = loaded.env.reset()
+    actions, expected = (m.predict(observation, deterministic=True)[0] for m in (loaded, model))
+    assert np.array_equal(actions, expected)
+    with pytest.raises(ValueError, match=r"batch_size=64 is larger than the rollout: .* = 16 \* 1 = 16"):
+        loaded.learn(64)
 
 
 def test_a_policy_without_a_gaussian():

@@ -13,6 +13,8 @@ NEEDED = [
     ("sb3_trl/VizdoomBasic-v0", "doom", "cv2", "opencv-python-headless"),
     ("sb3_trl/MiniGridMemoryS7-v0", "grids", "minigrid", "minigrid"),
     ("sb3_trl/POPGymAutoencodeEasy-v0", "cards", "popgym", "popgym"),
+    ("sb3_trl/MetaWorldReach-v0", "metaworld", "metaworld", "metaworld"),
+    ("sb3_trl/MetaWorldMT10-v0", "metaworld", "metaworld", "metaworld"),
 ]
 
 
@@ -47,7 +49,8 @@ def test_a_missing_package_is_named_with_its_extra(env_id, module, package, dist
     without(module, package)
     with pytest.raises(ModuleNotFoundError) as caught:
         gym.make(env_id)
-    assert str(caught.value) == f'This environment needs {distribution}. It comes with pip install "sb3-trl[pixels]"'
+    extra = "metaworld" if package == "metaworld" else "pixels"
+    assert str(caught.value) == f'This environment needs {distribution}. It comes with pip install "sb3-trl[{extra}]"'
     assert caught.value.name == package
 
 
@@ -68,7 +71,8 @@ def test_what_a_package_misses_itself_is_not_blamed_on_it(tmp_path, monkeypatch)
 def test_registration_loads_none_of_them():
     code = (
         "import sys, sb3_trl.envs\n"
-        "loaded = {'cv2', 'minigrid', 'mujoco', 'popgym', 'pygame', 'rl_zoo3', 'torch', 'vizdoom'} & {*sys.modules}\n"
+        "heavy = {'cv2', 'metaworld', 'minigrid', 'mujoco', 'popgym', 'pygame', 'rl_zoo3', 'torch', 'vizdoom'}\n"
+        "loaded = heavy & {*sys.modules}\n"
         "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

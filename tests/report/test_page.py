@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("rliable")
 
-from sb3_trl.report.page import read_results, report, returns_table, seeds_table
+from sb3_trl.report.page import read_results, report, returns_table, seeds_table, success_table
 from sb3_trl.report.statistics import final_evaluations, interquartile_mean
 from sb3_trl.study.rows import VERSIONS
 
@@ -89,6 +89,28 @@ def test_page_and_pictures(table, tmp_path):
     assert "| Hopper-v5 | strong | 0.0312 ± 0.0000 | 0 ± 0 | 0.0312 |" in text
     assert "| Hopper-v5 | weak | 0.250 ± 0.000 | 0.250 | 1.50 ± 0.00 |" in text
     assert cells(text[text.index("| minutes |") :], "weak") == ["9.0 ± 0.0", "9.0 ± 0.0"]
+
+
+def test_successes(table, tmp_path):
+    """Where a task has none it is not there; that a file has no such column is no matter."""
+    assert "success" not in report(table, tmp_path).read_text()
+    hopper = table.task == "Hopper-v5"
+    rises = table.assign(eval_success=np.where(hopper, np.minimum(table.step / 900, 0.8), np.nan))
+    text = report(rises, tmp_path).read_text()
+    section = text[text.index("## Success") :]
+    assert cells(section, "success") == ["Hopper-v5"]
+    assert cells(section, "strong") == ["72.0 ± 0.0"]  # of 5/9, 6/9, 7/9, 0.8 and 0.8
+    assert (tmp_path / "success.png").stat().st_size > 5000
+
+
+def test_the_mean_success_of_all_tasks():
+    """Of seeds that have all of them: 0.1 and 0.3, 0.5 and 0.9."""
+    keys = [("A", "Hopper-v5", 0), ("A", "Ant-v5", 0), ("A", "Hopper-v5", 1), ("A", "Ant-v5", 1), ("B", "Ant-v5", 0)]
+    final = pd.DataFrame(keys, columns=["variant", "task", "seed"]).assign(value=[0.1, 0.3, 0.5, 0.9, 1.0])
+    text = success_table(final)
+    assert cells(text, "success") == ["Hopper-v5", "Ant-v5", "all tasks"]
+    assert cells(text, "A") == ["**30.0** ± 254.1", "60.0 ± 381.2", "**45.0** ± 317.7"]
+    assert cells(text, "B") == ["–", "**100**", "–"]
 
 
 def cells_of_scores(text: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
 from support import LinearExtractor, PointEnv, Recorder, Uncompiled, all_equal, event_file, parameters
 
@@ -228,6 +229,26 @@ def test_one_progress_bar_for_all(monkeypatch):
 def test_a_progress_bar_is_shown(capsys):
     SeedBatch(TRPL, "MlpPolicy", "Pendulum-v1", [1, 2], compile=False, **TRPL_OPTIONS).learn(40, progress_bar=True)
     assert "80/80" in capsys.readouterr().out
+
+
+class SuccessEnv(PointEnv):
+    """Is a success in its first episode alone."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        self.episodes = getattr(self, "episodes", 0) + truncated
+        return observation, reward, terminated, truncated, info | {"is_success": self.episodes == 1}
+
+
+def test_successes_of_every_seed_are_logged(monkeypatch):
+    logged = []
+    monkeypatch.setattr(Logger, "record", lambda _, key, value, **__: logged.append((key, value)))
+    batch = SeedBatch(
+        TRPL, "MlpPolicy", lambda seed: SuccessEnv(length=10 * seed), [1, 2], compile=False, **TRPL_OPTIONS
+    )
+    batch.learn(80)
+    rates = [value for key, value in logged if key == "rollout/success_rate"]
+    assert rates == [1 / 4, 1 / 2, 1 / 8, 1 / 4], "of both seeds, at the end of each rollout"
 
 
 @pytest.mark.parametrize(("timesteps", "learned"), [(0, 0), (-5, 0), (1, 40), (41.5, 80)])

@@ -1,8 +1,11 @@
 """The table of a study's results: its columns, and what each algorithm fills."""
 
 import gymnasium as gym
+import numpy as np
 import pandas as pd
+import pytest
 import torch as th
+from support import PointEnv
 
 from sb3_trl import __version__
 from sb3_trl.study.rows import COLUMNS
@@ -41,3 +44,40 @@ def test_what_each_algorithm_logs(undisturbed):
     assert (later.loc["fixpo"].fixup_share > 0).any()
     assert (rows.eval_return < 0).all()
     assert rows.seconds.between(0, 600).all()
+
+
+class SuccessEnv(PointEnv):
+    """Every third episode is a success; what an episode is told before its end does not count."""
+
+    n_episodes = 0
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        self.n_episodes += truncated
+        is_success = self.n_episodes % 3 == 0 if truncated else True
+        return observation, reward, terminated, truncated, info | {"is_success": is_success}
+
+
+@pytest.fixture
+def successes():
+    gym.register("SuccessStudy-v0", SuccessEnv)
+    yield "SuccessStudy-v0"
+    gym.registry.pop("SuccessStudy-v0")
+
+
+@pytest.mark.parametrize("seed_batch", [False, True])
+def test_successes(successes, load, seed_batch):
+    """16 episodes, then 32, of training; evaluations of 4 episodes, of which the first has one third."""
+    study = load(
+        f"tasks: [{successes}]\nseeds: 2\nn_timesteps: 320\neval_freq: 160\nn_eval_episodes: 4\nmethods:\n"
+        "  A:\n    algo: trpl\n"
+        "    params: {n_envs: 1, n_steps: 160, batch_size: 80, n_epochs: 1, n_critic_epochs: 1}\n"
+    )
+    assert study.run(jobs=1, seed_batch=seed_batch) == []
+    rows = study.results()
+    assert rows.eval_success.tolist() == [1 / 4, 1 / 4] * 2  # of 1 to 4: 3; of 5 to 8: 6
+    np.testing.assert_allclose(rows.train_success, [5 / 15, 10 / 31] * 2, rtol=1e-6)
+
+
+def test_tasks_without_successes_have_none(undisturbed):
+    assert undisturbed.results()[["eval_success", "train_success"]].isna().all(axis=None)

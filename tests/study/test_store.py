@@ -1,10 +1,14 @@
 """The folders of a study: what is in them, and who may write there."""
 
+import csv
+import shutil
+
 import pytest
 
 from sb3_trl.study import StudyError
+from sb3_trl.study.rows import COLUMNS, LATER_COLUMNS
 
-from .cases import load
+from .cases import load, table
 
 
 def test_the_files_of_a_run(undisturbed):
@@ -34,3 +38,34 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     study, other = load(tmp_path), load(tmp_path)
     with study.store, pytest.raises(StudyError, match="Another process is at work"):
         other.run(jobs=1)
+
+
+@pytest.fixture
+def begun_before(undisturbed, tmp_path):
+    """A study whose first run was trained by a version that knew no successes."""
+    study = load(tmp_path)
+    shutil.copytree(undisturbed.store.folder, study.store.folder)
+    path = study.store.path(study.runs[0]) / "rows.csv"
+    rows = list(csv.DictReader(path.open()))
+    columns = [name for name in COLUMNS[1:] if name not in LATER_COLUMNS]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return study
+
+
+def test_a_study_that_an_earlier_version_began_goes_on(undisturbed, begun_before):
+    before = table(undisturbed.store.folder)
+    begun_before.store.results.unlink()
+    assert begun_before.finished == [*begun_before.runs]
+    assert begun_before.run(jobs=1) == []
+    assert table(begun_before.store.folder) == before
+    assert begun_before.results().eval_return.notna().all()
+
+
+def test_runs_with_columns_of_their_own_are_refused(begun_before):
+    path = begun_before.store.path(begun_before.runs[0]) / "rows.csv"
+    path.write_text(path.read_text().replace("entropy", "disorder"))
+    with pytest.raises(StudyError, match="other columns than this version's: remove that folder"):
+        begun_before.store.write_results("small", begun_before.runs)

@@ -162,7 +162,7 @@ class Recurrence(TrustRegionAlgorithm):
     def _advice_on_policies(self) -> str:
         return f"choose {', '.join(map(repr, self.policy_aliases))} or a class; FixPO, TRPL and PPO take the others."
 
-    def _check_minibatch_size(self) -> None:
+    def _check_minibatch_size(self, warns: bool = True) -> None:
         """Take any size: minibatches are whole sequences, as many as have so many steps."""
 
     def _can_compile(self) -> bool:

@@ -1,0 +1,67 @@
+"""The RL Zoo trains and evaluates many tasks, each as much as the others."""
+
+import numpy as np
+import pytest
+import yaml
+from support import event_file
+
+pytest.importorskip("rl_zoo3")
+pytest.importorskip("metaworld", reason='pip install "sb3-trl[metaworld]"')
+
+from sb3_trl.study import Study, StudyError
+
+ID = "sb3_trl/MetaWorldMT10-v0"
+LINE = f"train --algo trpl --env {ID} --conf-file many.yml --seed 5 --device cpu --log-interval 1 -n 1004"
+
+
+@pytest.fixture
+def train(run, tmp_path):
+    """Train with two tasks."""
+
+    def call(more: str, n_envs: int = 2) -> tuple[int, str, str]:
+        settings = {
+            "policy": "MlpPolicy",
+            "n_envs": n_envs,
+            "n_timesteps": 1000,
+            "normalize": True,
+            "env_kwargs": {"tasks": ["reach", "drawer-close"], "n_goals": 2},
+            "n_steps": 502,
+            "batch_size": 251,
+            "n_epochs": 1,
+            "n_critic_epochs": 1,
+        }
+        (tmp_path / "many.yml").write_text(yaml.safe_dump({ID: settings}))
+        return run(f"{LINE} {more}")
+
+    return call
+
+
+def test_every_task_is_trained_and_evaluated(train, tmp_path):
+    code, _, error = train("--eval-freq 1000 --eval-episodes 2 --tensorboard-log runs")
+    assert code == 0, error
+    (folder,) = (tmp_path / "logs" / "trpl").glob("*MetaWorldMT10-v0_1")
+    evaluations = np.load(folder / "evaluations.npz")
+    assert evaluations["successes"].shape == evaluations["results"].shape == (1, 2)
+    assert evaluations["results"][0, 0] != evaluations["results"][0, 1]
+    (log,) = {path.parent for path in (tmp_path / "runs").rglob("events.out*")}
+    for key in ("rollout/success_rate", "eval/success_rate"):
+        assert event_file(log).Scalars(key)[0].value in (0, 0.5, 1)
+
+
+def test_unequal_numbers_are_refused(train):
+    code, _, error = train("--eval-freq 1000 --eval-episodes 5")
+    assert code != 0
+    assert "5 episodes cannot play 2 tasks equally often: --eval-episodes" in error
+    code, _, error = train("--eval-freq -1", n_envs=3)
+    assert code != 0
+    assert f"n_envs=3: {ID} has 2 tasks" in error
+
+
+def test_a_study_says_so_before_anything_trains(tmp_path):
+    (tmp_path / "many.yml").write_text(
+        "tasks: [sb3_trl/MetaWorldMT10-v0]\nseeds: 1\nn_timesteps: 100\neval_freq: 100\nn_eval_episodes: 5\nmethods:\n"
+        "  A:\n    algo: trpl\n"
+        "    params: {n_envs: 2, n_steps: 32, batch_size: 32, env_kwargs: {tasks: [reach, push]}}\n"
+    )
+    with pytest.raises(StudyError, match=r"many.yml:7: A on sb3_trl/MetaWorldMT10-v0: An evaluation of 5 episodes"):
+        Study.load(tmp_path / "many.yml", tmp_path / "out").run(jobs=1)
