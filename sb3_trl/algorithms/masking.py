@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trl.algorithms.collecting import LeanRollouts
 from sb3_trl.policies.forward import DistributionAndValues
 from sb3_trl.policies.masks import Masked, check_masks
+from sb3_trl.table import table
 
-__all__ = ["ActionMasking"]
+__all__ = ["ActionMasking", "masked_actions"]
 
 
 class ActionMasking(LeanRollouts):
@@ -82,15 +84,11 @@ class ActionMasking(LeanRollouts):
         """
         if action_masks is None:
             return super().predict(observation, state, episode_start, deterministic)
-        self.policy.set_training_mode(False)
-        tensor, is_vectorized = self.policy.obs_to_tensor(observation)
-        n = len(next(iter(tensor.values())) if isinstance(tensor, dict) else tensor)
-        masks = th.as_tensor(check_masks(action_masks, self.action_space, n), device=self.device)
-        with th.no_grad():
-            distribution, _ = DistributionAndValues(self.policy)(Masked(tensor, masks))
-            actions = distribution.get_actions(deterministic).cpu().numpy()
-        actions = actions.reshape(n, *(self.action_space.shape or ()))
-        return actions if is_vectorized else actions.squeeze(axis=0), state
+
+        def decide(observations: Any, masks: th.Tensor) -> tuple[Any, Any]:
+            return DistributionAndValues(self.policy)(Masked(observations, masks))[0], state
+
+        return masked_actions(self.policy, observation, action_masks, decide, deterministic)
 
     def _takes_masks(self, env: VecEnv) -> bool:
         if self.use_masking is False or isinstance(self.action_space, spaces.Box):
@@ -102,3 +100,28 @@ class ActionMasking(LeanRollouts):
                 "sb3_contrib.common.wrappers.ActionMasker."
             )
         return has_masks
+
+
+@th.no_grad()
+def masked_actions(
+    policy: Any,
+    observation: Any,
+    action_masks: np.ndarray,
+    decide: Callable[[Any, th.Tensor], tuple[Any, Any]],
+    deterministic: bool,
+) -> tuple[np.ndarray, Any]:
+    """Return the actions of a policy with masks, as ``predict`` does, and what ``decide`` returns with them.
+
+    :param policy: The policy.
+    :param observation: One, or those of n environments.
+    :param action_masks: ``(n, m)`` or ``(m,)``.
+    :param decide: Maps observations and masks, tensors, to a distribution and whatever goes with it.
+    :param deterministic: As in SB3.
+    """
+    policy.set_training_mode(False)
+    tensor, is_vectorized = policy.obs_to_tensor(observation)
+    space, n = policy.action_space, table(tensor).n_rows
+    masks = th.as_tensor(check_masks(action_masks, space, n), device=policy.device)
+    distribution, others = decide(tensor, masks)
+    actions = distribution.get_actions(deterministic).cpu().numpy().reshape(n, *(space.shape or ()))
+    return actions if is_vectorized else actions.squeeze(axis=0), others

@@ -17,8 +17,17 @@ FOLDER = Path(__file__).parent
 SCALES = ("smoke", "small", "paper")
 
 #: Environment steps per second of one run on one core, without evaluations; for estimates of time.
-SPEED = {"trpl": 2300, "papi": 2000, "lean_ppo": 4500, "ppo": 1800, "trpo": 1500, "lean_trpo": 2500, "fixpo": 8000}
-SPEED |= {"recurrent_fixpo": 1500, "lean_recurrent_ppo": 1700}
+SPEED = {
+    "trpl": 2300,
+    "papi": 2000,
+    "lean_ppo": 4500,
+    "ppo": 1800,
+    "trpo": 1500,
+    "lean_trpo": 2500,
+    "fixpo": 8000,
+    "recurrent_fixpo": 1500,
+    "lean_recurrent_ppo": 1700,
+}
 SPEED_OF_EVALUATION, LENGTH_OF_EPISODE, SECONDS_TO_START = 6000, 700, 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -92,13 +93,10 @@ def critic_latent(policy: Any, observations: Any) -> th.Tensor:
     if not isinstance(observations, Sequences):
         return policy.mlp_extractor.forward_critic(features_of(policy, observations, critic=True))
     features = features_of(policy, observations.observations, critic=True)
-    if policy.lstm_critic is not None:
-        latent = replay(policy.lstm_critic, features, observations, observations.vf)
-    elif policy.shared_lstm:
-        latent = replay(policy.lstm_actor, features, observations, observations.pi).detach()
-    else:
-        latent = policy.critic(features)
-    return policy.mlp_extractor.forward_critic(latent)
+    seen = _seen_by_critic(
+        policy, features, observations, lambda: replay(policy.lstm_actor, features, observations, observations.pi)
+    )
+    return policy.mlp_extractor.forward_critic(seen)
 
 
 def _latents_of_extracted(policy: ActorCriticPolicy, extracted: Extracted) -> tuple[th.Tensor, th.Tensor]:
@@ -114,11 +112,20 @@ def _latents_of_sequences(policy: Any, sequences: Sequences) -> tuple[th.Tensor,
     features = policy.extract_features(sequences.observations)
     pi_features, vf_features = features if isinstance(features, tuple) else (features, features)
     latent_pi = replay(policy.lstm_actor, pi_features, sequences, sequences.pi)
+    seen = _seen_by_critic(policy, vf_features, sequences, lambda: latent_pi)
+    return policy.mlp_extractor.forward_actor(latent_pi), policy.mlp_extractor.forward_critic(seen)
+
+
+def _seen_by_critic(
+    policy: Any, features: th.Tensor, sequences: Sequences, by_actor: Callable[[], th.Tensor]
+) -> th.Tensor:
+    """Return what the critic's layers see: its LSTM's output, the actor's, or no LSTM's.
+
+    :param by_actor: Returns what the actor's LSTM makes of the sequences.
+    """
     if policy.lstm_critic is not None:
-        latent_vf = replay(policy.lstm_critic, vf_features, sequences, sequences.vf)
-    else:
-        latent_vf = latent_pi.detach() if policy.shared_lstm else policy.critic(vf_features)
-    return policy.mlp_extractor.forward_actor(latent_pi), policy.mlp_extractor.forward_critic(latent_vf)
+        return replay(policy.lstm_critic, features, sequences, sequences.vf)
+    return by_actor().detach() if policy.shared_lstm else policy.critic(features)
 
 
 def features_of(policy: ActorCriticPolicy, observations: Any, critic: bool) -> th.Tensor:

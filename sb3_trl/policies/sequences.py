@@ -72,7 +72,7 @@ def one_step(policy: Any, observations: Any) -> Any:
     if not hasattr(policy, "lstm_actor"):
         return observations
     n_layers, _, size = policy.lstm_hidden_state_shape
-    n = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+    n = table(observations).n_rows
     zeros = th.zeros(n, n_layers, size, device=policy.device)
     lengths = th.ones(n, dtype=th.int64, device=policy.device)
     return Sequences(observations, lengths, (zeros, zeros), (zeros, zeros))

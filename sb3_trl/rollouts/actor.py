@@ -100,6 +100,9 @@ class LeanActor:
                 if self.kept_features is not None and not self.is_plain:
                     self.kept_features.append(features)
                 actions = self._forward(features, step, masks).cpu().numpy()
+        return self._in_shape(actions)
+
+    def _in_shape(self, actions: np.ndarray) -> np.ndarray:
         return actions if len(self.action_shape) == 1 else actions.reshape(-1, *self.action_shape)
 
     def _forward(self, x: Any, step: int, masks: np.ndarray | None) -> Tensor:

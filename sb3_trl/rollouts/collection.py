@@ -6,7 +6,7 @@ once when it is over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ from sb3_trl.rollouts.policy_watch import leaves_policy_alone
 from sb3_trl.rollouts.stepping import stepping
 from sb3_trl.rollouts.values import Appraisal, Values
 
-__all__ = ["Turn", "act_in_turns", "can_collect", "collect_rollout", "take_turns"]
+__all__ = ["Turn", "act_in_turns", "can_collect", "collect_rollout", "has_known_parts", "take_turns"]
 
 _POLICIES = (
     MlpPolicy,
@@ -49,13 +49,13 @@ def can_collect(algorithm: OnPolicyAlgorithm) -> bool:
     What somebody else's class overrides must be called step by step, and gSDE keeps its noise in the policy: they
     take SB3's own path.
     """
+    return has_known_parts(algorithm, _POLICIES, (RolloutBuffer, DictRolloutBuffer))
+
+
+def has_known_parts(algorithm: OnPolicyAlgorithm, policies: Sequence[type], buffers: Sequence[type]) -> bool:
+    """Return whether policy and buffer are of these very classes, and actions are drawn anew in every step."""
     policy, buffer = algorithm.policy, algorithm.rollout_buffer
-    return (
-        type(policy) in _POLICIES
-        and type(buffer) in (RolloutBuffer, DictRolloutBuffer)
-        and not algorithm.use_sde
-        and not policy.squash_output
-    )
+    return type(policy) in policies and type(buffer) in buffers and not algorithm.use_sde and not policy.squash_output
 
 
 def collect_rollout(
@@ -135,15 +135,8 @@ def take_turns(
         clipped_actions = clip(actions)
         new_obs, rewards, dones, infos = take_step(clipped_actions)
         algorithm.num_timesteps += env.num_envs
-        changed = {
-            "n_steps": step,
-            "actions": actions,
-            "clipped_actions": clipped_actions,
-            "new_obs": new_obs,
-            "rewards": rewards,
-            "dones": dones,
-            "infos": infos,
-        }
+        changed = {"n_steps": step, "actions": actions, "clipped_actions": clipped_actions}
+        changed |= {"new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos}
         callback.update_locals(changed if masks is None else changed | {"action_masks": masks})
         if not callback.on_step():
             return False

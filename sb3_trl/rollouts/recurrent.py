@@ -31,7 +31,7 @@ from sb3_trl.policies.masks import apply_masks, unmasked
 from sb3_trl.policies.recurrent import TRPLCnnLstmPolicy, TRPLLstmPolicy, TRPLMultiInputLstmPolicy
 from sb3_trl.policies.sequences import Hidden
 from sb3_trl.rollouts.actor import LeanActor, has_hooks
-from sb3_trl.rollouts.collection import act_in_turns, take_turns
+from sb3_trl.rollouts.collection import act_in_turns, has_known_parts, take_turns
 from sb3_trl.rollouts.sequences import RecurrentBuffer
 from sb3_trl.rollouts.values import Appraisal
 
@@ -53,14 +53,8 @@ _POLICIES = (
 def can_collect_recurrent(algorithm: OnPolicyAlgorithm) -> bool:
     """Return whether ``collect_recurrent_rollout`` collects what sb3-contrib would; see ``can_collect``."""
     policy: Any = algorithm.policy
-    buffer = algorithm.rollout_buffer
-    return (
-        type(policy) in _POLICIES
-        and all(map(_is_plain, (policy.lstm_actor, policy.lstm_critic)))
-        and type(buffer) in (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer)
-        and not algorithm.use_sde
-        and not policy.squash_output
-    )
+    is_known = has_known_parts(algorithm, _POLICIES, (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer))
+    return is_known and all(map(_is_plain, (policy.lstm_actor, policy.lstm_critic)))
 
 
 def collect_recurrent_rollout(
@@ -174,8 +168,7 @@ class RecurrentActor(LeanActor):
         if self._vf_extractor is not None:
             vf_features = BasePolicy.extract_features(self.policy, seen, self._vf_extractor)
         latent = self.memory.step(pi_features, vf_features)
-        actions = self._forward(latent, step, masks).cpu().numpy()
-        return actions if len(self.action_shape) == 1 else actions.reshape(-1, *self.action_shape)
+        return self._in_shape(self._forward(latent, step, masks).cpu().numpy())
 
 
 class Recalled(NamedTuple):

@@ -15,7 +15,8 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_trl.algorithms.arguments import check_at_least
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
-from sb3_trl.policies.masks import apply_masks, check_masks
+from sb3_trl.algorithms.masking import masked_actions
+from sb3_trl.policies.masks import apply_masks
 from sb3_trl.policies.sequences import Sequences, by_sequence, with_sequences
 from sb3_trl.rollouts.recurrent import can_collect_recurrent, collect_recurrent_rollout
 from sb3_trl.rollouts.rollout import Rollout
@@ -77,22 +78,17 @@ class Recurrence(TrustRegionAlgorithm):
         """
         if action_masks is None:
             return self.policy.predict(observation, state, episode_start, deterministic)
-        policy: Any = self.policy
-        policy.set_training_mode(False)
-        tensor, is_vectorized = policy.obs_to_tensor(observation)
-        n = len(next(iter(tensor.values())) if isinstance(tensor, dict) else tensor)
-        masks = th.as_tensor(check_masks(action_masks, self.action_space, n), device=self.device)
-        n_layers, _, size = policy.lstm_hidden_state_shape
-        state = (np.zeros((n_layers, n, size)),) * 2 if state is None else state
-        hidden, cell = (th.as_tensor(own, dtype=th.float32, device=self.device) for own in state)
-        given = np.zeros(n) if episode_start is None else episode_start
-        starts = th.as_tensor(given, dtype=th.float32, device=self.device)
-        with th.no_grad():
-            distribution, states = policy.get_distribution(tensor, (hidden, cell), starts)
-            actions = apply_masks(distribution, masks).get_actions(deterministic).cpu().numpy()
-        actions = actions.reshape(n, *(self.action_space.shape or ()))
-        after = tuple(own.cpu().numpy() for own in states)
-        return actions if is_vectorized else actions.squeeze(axis=0), after
+
+        def decide(observations: Any, masks: th.Tensor) -> tuple[Any, Any]:
+            n, (n_layers, _, size) = len(masks), self.policy.lstm_hidden_state_shape
+            before = (np.zeros((n_layers, n, size)),) * 2 if state is None else state
+            hidden, cell = (th.as_tensor(own, dtype=th.float32, device=self.device) for own in before)
+            given = np.zeros(n) if episode_start is None else episode_start
+            starts = th.as_tensor(given, dtype=th.float32, device=self.device)
+            distribution, after = self.policy.get_distribution(observations, (hidden, cell), starts)
+            return apply_masks(distribution, masks), tuple(own.cpu().numpy() for own in after)
+
+        return masked_actions(self.policy, observation, action_masks, decide, deterministic)
 
     # --- set-up ---
 
