@@ -59,6 +59,9 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
 
     name: ClassVar[str] = "LeanPPO"
     log_prefixes: ClassVar[tuple[str, ...]] = ()
+    #: Whose evaluation of actions, and which buffers, updates take the place of.
+    _known_policy: ClassVar[type[ActorCriticPolicy]] = ActorCriticPolicy
+    _known_buffers: ClassVar[tuple[type[RolloutBuffer], ...]] = (RolloutBuffer, DictRolloutBuffer)
 
     def __init__(
         self,
@@ -197,7 +200,7 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
 
     def _can_update(self) -> bool:
         """Return whether this class's update does what SB3's would, as things are."""
-        evaluates_as_sb3 = type(self.policy).evaluate_actions is ActorCriticPolicy.evaluate_actions
-        samples_as_sb3 = type(self.rollout_buffer) in (RolloutBuffer, DictRolloutBuffer)
+        evaluates_as_sb3 = type(self.policy).evaluate_actions is self._known_policy.evaluate_actions
+        samples_as_sb3 = type(self.rollout_buffer) in self._known_buffers
         is_pure = evaluates_as_sb3 and ActionsAndValues(self.policy).is_pure and not self.use_sde
         return self.target_kl is None and samples_as_sb3 and is_pure

@@ -10,11 +10,11 @@ from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_trl.algorithms.lean_ppo import LeanPPO
 from sb3_trl.algorithms.recurrent.recurrence import Recurrence
-from sb3_trl.policies.action_parameters import ActionsAndValues
 
 __all__ = ["LeanRecurrentPPO"]
 
@@ -58,6 +58,8 @@ class LeanRecurrentPPO(Recurrence, LeanPPO):
     """
 
     name: ClassVar[str] = "LeanRecurrentPPO"
+    _known_policy: ClassVar[type[ActorCriticPolicy]] = RecurrentActorCriticPolicy
+    _known_buffers: ClassVar[tuple[type[RolloutBuffer], ...]] = (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer)
     sequence_length: int | None
 
     def __init__(
@@ -131,11 +133,3 @@ class LeanRecurrentPPO(Recurrence, LeanPPO):
             super().train()
         else:
             RecurrentPPO.train(self)  # type: ignore[arg-type]
-
-    # --- plumbing ---
-
-    def _can_update(self) -> bool:
-        evaluates_as_sb3 = type(self.policy).evaluate_actions is RecurrentActorCriticPolicy.evaluate_actions
-        samples_as_sb3 = type(self.rollout_buffer) in (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer)
-        is_pure = evaluates_as_sb3 and ActionsAndValues(self.policy).is_pure and not self.use_sde
-        return self.target_kl is None and samples_as_sb3 and is_pure
