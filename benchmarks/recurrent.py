@@ -10,6 +10,7 @@ import argparse
 import platform
 from typing import Any
 
+import numpy as np
 import sb3_contrib
 import torch as th
 from gymnasium import spaces
@@ -40,13 +41,20 @@ def pendulum(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
 
 
 class Screens(FakeImageEnv):
-    """Pictures of noise, 36 × 64 × 3, in episodes of 200 steps: they cost next to nothing."""
+    """Pictures of noise, 36 × 64 × 3, in episodes of 100 to 300 steps: they cost next to nothing.
+
+    Lengths are drawn, so that every rollout has ends in it: sb3-contrib pads each sequence of a minibatch to the longest.
+    """
 
     def __init__(self) -> None:
         super().__init__(screen_height=36, screen_width=64, n_channels=3, discrete=True)
-        self.ep_length = 200
         pictures = [self.observation_space.sample() for _ in range(20)]
         self.observation_space.sample = lambda: pictures[self.current_step % 20]
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict]:
+        """Begin an episode, of another length."""
+        self.ep_length = int(np.random.randint(100, 301))
+        return super().reset(**kwargs)
 
 
 def screens(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
