@@ -13,6 +13,7 @@ import yaml
 
 from sb3_trl.papers.fixpo import FIXPO_ITEMS
 from sb3_trl.papers.item import Item, Results
+from sb3_trl.papers.metaworld import METAWORLD_ITEMS
 from sb3_trl.papers.scales import SCALES, Part, scale_settings, scaled_study, seconds
 from sb3_trl.papers.trpl import TRPL_ITEMS
 from sb3_trl.report.estimates import runs_text, versions_text
@@ -22,7 +23,7 @@ from sb3_trl.zoo.registry import closest
 __all__ = ["ITEMS", "find_item", "list_items", "main", "reproduce"]
 
 #: Every table and figure, by the name that ``sb3-trl reproduce`` knows it by.
-ITEMS = TRPL_ITEMS | FIXPO_ITEMS
+ITEMS = TRPL_ITEMS | FIXPO_ITEMS | METAWORLD_ITEMS
 
 #: Environment steps per second of a run that is recorded step by step, for estimates of time.
 SPEED_OF_RECORDING = 4500

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -78,15 +79,16 @@ class Experiment(ExperimentManager):
 
     @contextmanager
     def _default_of_its_kind(self) -> Iterator[None]:
-        """Let a task with discrete actions and no entry find ``default_discrete`` in the place of ``default``."""
+        """Let a task without an entry find that of its kind in the place of ``default``."""
         config, task = self.config, self.env_name.gym_id
         content = yaml.safe_load(Path(config).read_text()) if Path(config).suffix in (".yml", ".yaml") else {}
-        if DISCRETE_DEFAULT not in content or task in content or self._is_atari or not _is_discrete(task):
+        entry = None if task in content or self._is_atari else _entry_of_its_kind(content, task)
+        if entry is None:
             yield
             return
         with TemporaryDirectory() as folder:
             self.config = str(Path(folder, Path(config).name))
-            Path(self.config).write_text(yaml.safe_dump({"default": content[DISCRETE_DEFAULT]}))
+            Path(self.config).write_text(yaml.safe_dump({"default": entry}))
             try:
                 yield
             finally:
@@ -154,6 +156,14 @@ class Experiment(ExperimentManager):
                 f"Training ended after {model.num_timesteps} of {self.n_timesteps} steps. To go on:\n"
                 f"  {sys.argv[0]} {shlex.join(sys.argv[1:])} -i {self.save_path}/{self.env_name}.zip -n {steps_left}"
             )
+
+
+def _entry_of_its_kind(content: dict[str, Any], task: str) -> dict[str, Any] | None:
+    """Return the entry of a pattern that an id matches, else that of discrete actions if it has them, else None."""
+    for pattern in content:
+        if "*" in pattern and fnmatchcase(task, pattern):
+            return content[pattern]
+    return content[DISCRETE_DEFAULT] if DISCRETE_DEFAULT in content and _is_discrete(task) else None
 
 
 def _with_masks(callback: BaseCallback) -> BaseCallback:

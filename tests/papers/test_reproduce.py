@@ -37,7 +37,7 @@ def test_every_run_is_shown(plans):
 # --- the command ---
 
 
-@pytest.mark.parametrize(("name", "guess"), [("trpl-tabel1", "trpl-table1"), ("fixpo-fig6", "fixpo-fig")])
+@pytest.mark.parametrize(("name", "guess"), [("trpl-tabel1", "trpl-table1"), ("fixpo-fig9", "fixpo-fig")])
 def test_unknown_names(run, name, guess):
     code, _, error = run(f"reproduce {name}")
     assert code == 2

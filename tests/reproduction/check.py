@@ -28,6 +28,7 @@ ROWS = {
     "fixpo-fig3": COMPARED,
     "fixpo-fig4": ["FixPO", "PPO-clip"],
     "fixpo-fig5": ABLATIONS.values(),
+    "fixpo-fig6": ["MetaWorldReach-v0", "MetaWorldDrawerClose-v0", "mean of all tasks", "hours of a run"],
     "fixpo-fig8": MEMORY,
 }
 
@@ -41,6 +42,7 @@ def main() -> None:
     check_reacher(pd.read_csv(out / "studies" / "trpl_reacher" / "results.csv"))
     check_fixpo(pd.read_csv(out / "studies" / "fixpo_mujoco" / "results.csv"))
     check_memory(pd.read_csv(out / "studies" / "fixpo_memory" / "results.csv"))
+    check_metaworld(pd.read_csv(out / "studies" / "fixpo_metaworld" / "results.csv"))
     print(f"{len(ITEMS)} tables and figures have what they should have")
 
 
@@ -92,6 +94,14 @@ def check_fixpo(results: pd.DataFrame) -> None:
 
 def check_memory(results: pd.DataFrame) -> None:
     """With FixPO no step of any episode is outside the bound."""
+    assert results[results.variant == "FixPO"].violation_fraction.max() == 0
+
+
+def check_metaworld(results: pd.DataFrame) -> None:
+    """Every method has its rows, and each has a success, of training as of evaluations."""
+    assert set(results.variant) == {"FixPO", "TRPL-KL", "PPO"}
+    successes = results[["train_success", "eval_success"]]
+    assert ((successes >= 0) & (successes <= 1)).all(axis=None)
     assert results[results.variant == "FixPO"].violation_fraction.max() == 0
 
 

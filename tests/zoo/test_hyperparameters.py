@@ -13,7 +13,7 @@ pytest.importorskip("rl_zoo3")
 import rl_zoo3.utils
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_trl.zoo.experiment import Experiment
+from sb3_trl.zoo.experiment import Experiment, read_settings
 from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, hyperparameter_file, hyperparameter_files, register
 
 
@@ -72,8 +72,10 @@ ENTRIES = [
 ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, algo, env in ENTRIES if algo == usual]
 #: Environments for entries that name none, and what has to be installed for them.
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
+STAND_INS["sb3_trl/MetaWorld*"] = ["sb3_trl/MetaWorldReach-v0"]
 STAND_INS["default_discrete"] = ["FrozenLake-v1", "Taxi-v3"]
 REQUIREMENTS = {"atari": "ale_py", "MiniGrid-DoorKey-5x5-v0": "minigrid", "sb3_trl/MiniGridMemoryS7-v0": "minigrid"}
+REQUIREMENTS["sb3_trl/MetaWorld*"] = "metaworld"
 REQUIREMENTS |= {f"sb3_trl/POPGym{game}Easy-v0": "popgym" for game in ("Autoencode", "RepeatPrevious")}
 REQUIREMENTS |= {f"sb3_trl/Vizdoom{name}-v0": "vizdoom" for name in ("HealthGathering", "MyWayHome", "TakeCover")}
 
@@ -100,6 +102,22 @@ def test_every_entry_makes_its_model(tmp_path, name, algo, env):
     assert isinstance(model.get_env(), VecNormalize) == bool(entry.get("normalize"))
     assert model.n_envs == entry.get("n_envs", 1)
     model.get_env().close()
+
+
+def test_a_pattern_is_for_tasks_without_an_entry(tmp_path):
+    file = tmp_path / "patterns.yml"
+    entry = "{policy: MlpPolicy, n_timesteps: 10, n_steps: "
+    kinds = {"CartPole-v0": 1, "'CartPole-*'": 2, "'C*'": 3, "'[A-Z]endulum*'": 4, "default_discrete": 5, "default": 6}
+    file.write_text("".join(f"{name}: {entry}{n_steps}}}\n" for name, n_steps in kinds.items()))
+    tasks = {
+        "CartPole-v0": 1,
+        "CartPole-v1": 2,
+        "CliffWalking-v1": 3,
+        "Pendulum-v1": 4,
+        "Acrobot-v1": 5,
+        "Hopper-v5": 6,
+    }
+    assert {task: read_settings("trpl", task, str(file))["n_steps"] for task in tasks} == tasks
 
 
 def test_ant_is_the_same_in_all_files_of_the_package():
