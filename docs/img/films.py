@@ -17,9 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-
 import gymnasium as gym
 import numpy as np
 import torch as th
@@ -122,6 +119,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "films")
     args = parser.parse_args()
 
+    os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     th.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     for env_id in args.only:
