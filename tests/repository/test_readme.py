@@ -7,19 +7,23 @@ stand, with flags added that make them short.
 import inspect
 import re
 import shlex
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from support import ROOT, make_model, train_and_record
 
+import sb3_trl
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO, LeanRecurrentPPO, RecurrentFixPO, RecurrentTRPL, TRPLPolicy
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
 from sb3_trl.cli import COMMANDS as COMMANDS_OF_THE_ZOO
 from sb3_trl.study import SeedBatch
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "api").glob("*.md"))]
 README = PAGES[0].read_text()
+TENSORBOARD_PAGE = (ROOT / "docs" / "tensorboard.md").read_text()
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -105,13 +109,15 @@ def test_every_command_is_documented():
 # --- names ---
 
 
-def test_every_file_of_settings_is_in_the_readme():
+def test_every_file_of_settings_is_documented():
     files = {path.name for path in (ROOT / "hyperparams").glob("*.yml")}
-    assert files == set(re.findall(r"`(\w+\.yml)`", README))
+    table = ZOO_PAGE[ZOO_PAGE.index("| file | algorithm | settings |") :].split("\n\n")[0]
+    assert files == set(re.findall(r"`(\w+\.yml)`", table))
 
 
-def test_every_log_key_is_in_the_readme():
-    table = README[README.index("| key | meaning |") : README.index("To draw PPO or TRPO")]
+def test_every_log_key_is_documented():
+    page = TENSORBOARD_PAGE
+    table = page[page.index("| key | meaning |") : page.index("To draw PPO or TRPO")]
     trpl = train_and_record(make_model(hard=True, entropy_schedule="exp", entropy_first=True), 1)[0]
     fixpo = FixPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu").learn(64).logger.name_to_value
     papi = PAPI("MlpPolicy", "Pendulum-v1", n_steps=64, device="cpu").learn(64).logger.name_to_value
@@ -165,6 +171,22 @@ def test_every_parameter_is_documented(page, heading, cls, base):
         expected = signature[name].default
         if expected is not inspect.Parameter.empty:
             assert value == str(expected) or eval(value) == expected, name
+
+
+def names_of(page: Path) -> list[str]:
+    return re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+
+
+def test_every_public_name_is_in_the_api_reference():
+    described = [name for page in (ROOT / "docs" / "api").glob("*.md") for name in names_of(page)]
+    assert len(described) == len(set(described))
+    public = {f"sb3_trl.{name}" for name in sb3_trl.__all__ if not name.startswith("__")}
+    for room in ("envs", "penalty", "policies", "projections", "study", "zoo"):
+        public |= {f"sb3_trl.{room}.{name}" for name in import_module(f"sb3_trl.{room}").__all__}
+    # The same class under another name.
+    public -= {"sb3_trl.TRPLPolicy", "sb3_trl.ProjectedGaussianDistribution", "sb3_trl.study.SeedBatch"}
+    public -= {f"sb3_trl.policies.{name}Policy" for name in ("Mlp", "Cnn", "MultiInput")}
+    assert set(described) == public
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
