@@ -17,7 +17,7 @@ def test_the_files_of_a_run(undisturbed):
     names = {path.name for path in (folder / "seed0").iterdir()}
     assert names == {"model.zip", "vecnormalize.pkl", "rows.csv", "run.json"}
     left = {path.name for path in undisturbed.store.folder.iterdir()}
-    assert left == {"runs", "results.csv", ".lock"}
+    assert left == {"runs", "results.csv", ".lock", ".plan.csv"}
 
 
 def test_what_was_being_moved_is_moved_and_what_was_being_written_is_removed(undisturbed, tmp_path):
