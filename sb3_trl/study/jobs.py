@@ -48,7 +48,8 @@ class Job:
     :param compile: Whether a batch of seeds is compiled.
     :param device: Torch's device.
     :param packages: Modules that register environments.
-    :param folder: The study's, on this machine; there a training writes how far it is, and its checkpoints.
+    :param folder: The study's, on this machine; there a training writes how far it is, and its checkpoints. ``""``
+        for neither.
     :param checkpoint_minutes: A checkpoint is written at most so often.
     :param study_process: The process that waits for the result; a worker that it has started ends with it.
     """

@@ -75,10 +75,10 @@ class Rows(BaseCallback):
 
     :param run: The run.
     :param evaluation: Evaluates, and keeps the returns.
-    :param report: Called at the beginning of every rollout with how far training is.
+    :param report: Called at the beginning of every rollout with how far training is; ``None`` if nobody asks.
     """
 
-    def __init__(self, run: Run, evaluation: EvalCallback, report: Callable[[Status], None]) -> None:
+    def __init__(self, run: Run, evaluation: EvalCallback, report: Callable[[Status], None] | None) -> None:
         super().__init__()
         self.rows: list[dict[str, Any]] = []
         #: How often the run has gone on from a checkpoint.
@@ -127,8 +127,9 @@ class Rows(BaseCallback):
         logged = {key: float(value) for key, value in self.logger.name_to_value.items() if key in KEYS}
         if logged:
             self._updates.append(logged)
-        latest = float(self.rows[-1]["eval_return"]) if self.rows else None
-        self._report(Status(self.num_timesteps, self._first, latest))
+        if self._report is not None:
+            latest = float(self.rows[-1]["eval_return"]) if self.rows else None
+            self._report(Status(self.num_timesteps, self._first, latest))
 
     def _on_step(self) -> bool:
         if len(self._evaluation.evaluations_results) > len(self.rows):

@@ -51,7 +51,7 @@ def train(job: Job) -> list[Outcome]:
             with _one_thread():
                 return _train(job, Path(folder))
     except Exception:
-        for run in job.runs:
+        for run in job.runs if job.folder else ():
             checkpoint_path(Path(job.folder), run).unlink(missing_ok=True)
         if len(job.runs) > 1:
             return [outcome for run in job.runs for outcome in train(replace(job, runs=(run,)))]
@@ -106,35 +106,46 @@ class _Training:
         if run.algorithm in MEASURED and not any(isinstance(c, TrustRegionCallback) for c in self.callbacks):
             self.callbacks.insert(0, TrustRegionCallback())
         (self.evaluation,) = (c for c in self.callbacks if isinstance(c, EvalCallback))
-        home = Path(job.folder)
-        self.rows: Rows = Rows(run, self.evaluation, reporter(status_path(status_folder(home), run)))
-        self._checkpoint, self._is_ours = checkpoint_path(home, run), status_folder(home).is_dir
+        self._home = Path(job.folder) if job.folder else None
         self._counting = tuple(self.callbacks)
-        going_on = self._go_on() if self._is_ours() and self._checkpoint.is_file() else None
+        report = reporter(status_path(status_folder(self._home), run)) if self._home else None
+        self.rows: Rows = Rows(run, self.evaluation, report)
         self.callbacks.append(self.rows)
+        going_on = self._go_on()
         if can_go_on(self.model):
             self.callbacks.append(Checkpoints(self._save, job.checkpoint_minutes, going_on))
 
-    def _go_on(self) -> Checkpoint:
-        """Become the run that a checkpoint holds, and return it."""
+    @property
+    def _checkpoint(self) -> Path | None:
+        """The file of the checkpoint; ``None`` on another machine than the study's folder, or after the study's end."""
+        if self._home is None or not status_folder(self._home).is_dir():
+            return None
+        return checkpoint_path(self._home, self.run)
+
+    def _go_on(self) -> Checkpoint | None:
+        """Become the run that a checkpoint holds, and return it; ``None`` if there is none."""
         from sb3_trl.study.checkpoint import read_checkpoint, restore
 
-        checkpoint = read_checkpoint(self._checkpoint)
+        path = self._checkpoint
+        if path is None or not path.is_file():
+            return None
+        checkpoint = read_checkpoint(path)
         self.model = restore(checkpoint, self.model, self._counting, self.evaluation.eval_env, self.run.seed)
         self.rows.go_on(checkpoint.state["rows"])
         return checkpoint
 
     def _save(self) -> None:
-        """Write a checkpoint, where the study's folder is this machine's and the study has not ended."""
+        """Write a checkpoint."""
         from sb3_trl.study.checkpoint import Begun, Checkpoint, own_state, write_checkpoint
 
-        if not self._is_ours():
+        path = self._checkpoint
+        if path is None:
             return
         model = io.BytesIO()
         self.model.save(model)
         begun = Begun(self.run.settings, self.model.num_timesteps)
         state = own_state(self.model, self._counting) | {"rows": self.rows.state}
-        write_checkpoint(self._checkpoint, Checkpoint(begun, model.getvalue(), state))
+        write_checkpoint(path, Checkpoint(begun, model.getvalue(), state))
 
     @property
     def steps_left(self) -> int:
