@@ -56,11 +56,13 @@ def begun_before(undisturbed, tmp_path):
 
 
 def test_a_study_that_an_earlier_version_began_goes_on(undisturbed, begun_before):
-    before = table(undisturbed.store.folder)
+    without = ("seconds", "resumed")
+    before = table(undisturbed.store.folder, without)
     begun_before.store.results.unlink()
     assert begun_before.finished == [*begun_before.runs]
     assert begun_before.run(jobs=1) == []
-    assert table(begun_before.store.folder) == before
+    assert table(begun_before.store.folder, without) == before
+    assert begun_before.results().resumed.isna().tolist() == [True] * 4 + [False] * 20
     assert begun_before.results().eval_return.notna().all()
 
 
