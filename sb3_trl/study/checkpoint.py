@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import random
+import struct
 import time
 import warnings
 import zipfile
@@ -45,8 +46,8 @@ __all__ = [
 
 #: Of what a checkpoint holds; one of another form is not read.
 _FORMAT = 1
-#: What reading a file raises that is no checkpoint, or was damaged.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+#: What reading a file raises that is no checkpoint, or was damaged; a disk that does not answer raises something else.
+UNREADABLE = (ValueError, LookupError, TypeError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
 #: Not a callback's own.
 _SHARED = ("model", "locals", "globals", "parent")
 #: Statistics of Gymnasium's wrappers, which are lost when an environment is made anew.
@@ -197,7 +198,9 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(key, str | int | float) for key in value) and all(map(_is_plain, value.values()))
     if isinstance(value, list | tuple | deque | set):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | np.ndarray | np.generic)
+    if isinstance(value, np.ndarray | np.generic):
+        return not value.dtype.hasobject
+    return value is None or isinstance(value, bool | int | float)
 
 
 class Checkpoints(BaseCallback):

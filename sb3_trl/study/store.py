@@ -56,12 +56,11 @@ class Store:
 
     def begun(self, run: Run) -> Begun | None:
         """Return how far a run is that was interrupted, ``None`` for one that has finished, or is to begin."""
-        path = checkpoint_path(self.folder, run)
-        if self.is_finished(run) or not path.is_file():
+        if self.is_finished(run):
             return None
         try:
-            return read_begun(path)
-        except UNREADABLE:
+            return read_begun(checkpoint_path(self.folder, run))
+        except (FileNotFoundError, *UNREADABLE):
             return None
 
     def steps_begun(self, run: Run) -> int:
@@ -157,7 +156,8 @@ class Store:
     def remove(self, runs: Iterable[Run]) -> None:
         """Forget runs that have finished, or begun."""
         for run in runs:
-            shutil.rmtree(self.path(run), ignore_errors=True)
+            if self.is_finished(run):
+                shutil.rmtree(self.path(run))
             checkpoint_path(self.folder, run).unlink(missing_ok=True)
 
     def write_results(self, study: str, runs: Iterable[Run]) -> None:
