@@ -110,10 +110,11 @@ def aggregate(final: pd.DataFrame, reference: str, random: Mapping[str, float]) 
 
 
 def _complete(scores: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return the score matrices of the variants that have as many runs on every task as the one that has most."""
+    """Return the score matrices of the variants that have the same seeds on every task, as many as any variant has."""
     counts = scores.groupby(["variant", "task"]).size().unstack(fill_value=0)
     complete = counts.index[(counts == counts.to_numpy().max(initial=0)).all(axis=1)]
-    return {name: score_matrix(scores[scores.variant == name]) for name in complete}
+    own = {name: scores[scores.variant == name] for name in complete}
+    return {name: score_matrix(runs) for name, runs in own.items() if runs.seed.nunique() == counts.loc[name].max()}
 
 
 def runs_text(table: pd.DataFrame) -> str:

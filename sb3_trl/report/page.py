@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from sb3_trl.report.figures import Panel, Style, draw_curves, draw_estimates, ta
 from sb3_trl.report.random_policy import shipped_returns
 from sb3_trl.report.statistics import Estimate, final_evaluations, largest_drops, mean_interval, prediction_interval
 from sb3_trl.report.tables import estimate_text, interval_text, markdown_table, number_text
+from sb3_trl.report.unfinished import missing_runs, missing_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,11 +33,15 @@ __all__ = ["main", "report"]
 
 
 def main() -> None:
-    """Report the results that the command line names."""
+    """Report the results that the command line names; say what a study lacks that has not finished."""
     args = _parser().parse_args()
     first = args.results[0]
     out = args.out or (first if first.is_dir() else first.parent)
-    print(report(read_results(args.results), out, args.last, args.reference, args.variants, args.tasks))
+    table = read_results(args.results)
+    note = missing_text(*missing_runs(args.results, table, args.variants, args.tasks))
+    print(report(table, out, args.last, args.reference, args.variants, args.tasks, note))
+    if note:
+        print(note, file=sys.stderr)
 
 
 def report(
@@ -45,6 +51,7 @@ def report(
     reference: str | None = None,
     variants: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
+    note: str = "",
 ) -> Path:
     """Write ``report.md``, ``returns.png``, ``finals.png`` and, where measured, ``success.png``, ``divergence.png``.
 
@@ -54,6 +61,7 @@ def report(
     :param reference: The variant whose return is 1 in normalised scores; random play is 0. ``None`` for no scores.
     :param variants: Those to report, in this order; all by default.
     :param tasks: Those to report, in this order; all by default.
+    :param note: Stands first on the page.
     :return: The page.
     :raises ValueError: for a variant or task that the table has not, a task whose random play is unknown although a
         reference is given, or runs with fewer than ``last`` evaluations.
@@ -67,7 +75,8 @@ def report(
     styles = _styles(variants_of(table))
     final = final_evaluations(table, last)
     estimates, scores = aggregate(final, reference, _random_returns(table)) if reference else ({}, "")
-    sections = [f"# {' and '.join(dict.fromkeys(table.study))}", "![final returns](finals.png)", returns_table(final)]
+    title = f"# {' and '.join(dict.fromkeys(table.study))}"
+    sections = [title, note, "![final returns](finals.png)", returns_table(final)]
     pictures = {
         "finals": _draw_finals(final, estimates, reference, styles),
         "returns": draw_curves(table, "eval_return", "return", styles),
@@ -97,7 +106,7 @@ def report(
 def read_results(paths: Sequence[Path]) -> pd.DataFrame:
     """Return the rows of one or more ``results.csv``, compressed or not, of folders that hold one, one after another.
 
-    :raises ValueError: for a file that is not the results of a study.
+    :raises ValueError: for a file that is not the results of a study, or if no run has finished yet.
     """
     tables = []
     for path in paths:
@@ -106,6 +115,9 @@ def read_results(paths: Sequence[Path]) -> pd.DataFrame:
         missing = [name for name in ("study", "variant", "task", "seed", "eval_return") if name not in tables[-1]]
         if missing:
             raise ValueError(f"{file} is not the results.csv of a study: it has no column {', '.join(missing)}.")
+    tables = [table for table in tables if len(table)]  # columns without rows have no kind
+    if not tables:
+        raise ValueError(f"No run of {' or '.join(map(str, paths))} has finished yet: report when one has.")
     return pd.concat(tables, ignore_index=True)
 
 

@@ -92,13 +92,14 @@ def _parts(env: Any) -> Iterator[Any]:
 
 
 def check_alike(models: Sequence[BaseAlgorithm]) -> None:
-    """Check that models differ in their seeds alone.
+    """Check that models differ in their seeds alone, and in what callbacks may have changed where one has learned more.
 
     :raises ValueError: if they do not.
     """
-    first = _traits(models[0])
     for model in models[1:]:
-        for name, value in _traits(model).items():
+        have_learned_alike = model.num_timesteps == models[0].num_timesteps
+        first = _traits(models[0], have_learned_alike)
+        for name, value in _traits(model, have_learned_alike).items():
             if name not in first or first[name] != value:
                 raise ValueError(
                     f"The models of a batch may differ in their seeds alone, but {name} is {first.get(name)} in one "
@@ -106,8 +107,8 @@ def check_alike(models: Sequence[BaseAlgorithm]) -> None:
                 )
 
 
-def _traits(model: BaseAlgorithm) -> dict[str, Any]:
-    """Return what must be equal, by what it is called."""
+def _traits(model: BaseAlgorithm, with_arguments: bool) -> dict[str, Any]:
+    """Return what must be equal, by what it is called; with the numbers and names that the model was made with."""
     traits: dict[str, Any] = {
         "the algorithm": type(model).__name__,
         "the observation space": model.observation_space,
@@ -118,7 +119,7 @@ def _traits(model: BaseAlgorithm) -> dict[str, Any]:
         "the network": "\n" + str(model.policy),
         "the shapes of the network's parameters": {name: tuple(p.shape) for name, p in model.policy.named_parameters()},
     }
-    for name in inspect.signature(type(model).__init__).parameters:
+    for name in inspect.signature(type(model).__init__).parameters if with_arguments else ():
         value = vars(model).get(name)
         if name not in _MAY_DIFFER and isinstance(value, float | int | str | None):
             traits[name] = value

@@ -94,7 +94,7 @@ class SeedBatch:
 
     def learn(
         self,
-        total_timesteps: int,
+        total_timesteps: int | Callable[[TrustRegionAlgorithm], int],
         callback: Callable[[TrustRegionAlgorithm], MaybeCallback] | None = None,
         log_interval: int | None = 1,
         tb_log_name: str | None = None,
@@ -106,7 +106,7 @@ class SeedBatch:
         However it ends, nothing goes on afterwards: an error or Ctrl-C stops all models, which can be saved, or go on
         learning, as they are then.
 
-        :param total_timesteps: Of each model.
+        :param total_timesteps: Of each model; or a function that maps a model to its own, where they differ.
         :param callback: Maps a model to its callback. One that stops training stops that model alone.
         :param log_interval: As in SB3.
         :param tb_log_name: Name of the TensorBoard runs, to which the seed is added.
@@ -114,15 +114,16 @@ class SeedBatch:
         :param progress_bar: Show one bar for the steps of all models together.
         """
         callbacks = own_callbacks(callback, self.models)
+        totals = [total_timesteps(m) if callable(total_timesteps) else total_timesteps for m in self.models]
         callers, grad_mode = RandomStream(self.models[0].device), th.is_grad_enabled()
         try:
             with ExitStack() as stack:
                 if progress_bar:
                     from tqdm.rich import tqdm  # as SB3's
 
-                    bar = stack.enter_context(tqdm(total=total_timesteps * len(self.models)))
+                    bar = stack.enter_context(tqdm(total=sum(totals)))
                     callbacks = [[*own, _Progress(bar)] for own in callbacks]
-                self._learn(total_timesteps, callbacks, log_interval, tb_log_name, reset_num_timesteps)
+                self._learn(totals, callbacks, log_interval, tb_log_name, reset_num_timesteps)
         except BaseException:
             callers.restore()  # Ctrl-C may come even where a block that changes it begins or ends
             th.set_grad_enabled(grad_mode)
@@ -131,7 +132,7 @@ class SeedBatch:
 
     def _learn(
         self,
-        total_timesteps: int,
+        totals: Sequence[int],
         callbacks: Sequence[list[Any]],
         log_interval: int | None,
         tb_log_name: str | None,
@@ -141,8 +142,8 @@ class SeedBatch:
             _Run(model, stream, f"{tb_log_name or model.name}_seed{seed}")
             for model, stream, seed in zip(self.models, self._streams, self.seeds, strict=True)
         ]
-        for run, own in zip(runs, callbacks, strict=True):
-            run.start(total_timesteps, own, reset_num_timesteps)
+        for run, total, own in zip(runs, totals, callbacks, strict=True):
+            run.start(total, own, reset_num_timesteps)
         iteration = 0
         while running := [run for run in runs if run.goes_on]:
             self._collect(running)

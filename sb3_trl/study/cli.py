@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sb3_trl.study.jobs import CHECKPOINT_MINUTES
+
 if TYPE_CHECKING:
     from sb3_trl.study.study import Study
 
@@ -32,6 +34,7 @@ def main() -> None:
             arguments.seed_batch,
             arguments.device,
             arguments.rerun_changed,
+            arguments.checkpoint_minutes,
         )
     except KeyboardInterrupt:
         print(f"\nInterrupted. {_kept(study)} The same command goes on with the others.", file=sys.stderr)
@@ -50,7 +53,7 @@ def _kept(study: Study) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train the algorithms × tasks × seeds of a study file. Runs that have finished are not run again, "
-        "so the command can be interrupted and repeated.",
+        "and those that had begun go on from their checkpoints, so the command can be interrupted and repeated.",
     )
     parser.add_argument("file", type=Path, metavar="FILE.yml", help="the study")
     parser.add_argument("--out", type=Path, help="folder of the results (default: studies/<name>)")
@@ -74,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="torch's device (default: cpu)")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="modules that register environments")
     parser.add_argument("--rerun-changed", action="store_true", help="train runs again whose settings have changed")
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=_minutes,
+        default=CHECKPOINT_MINUTES,
+        metavar="MINUTES",
+        help="write a run's checkpoint at most so often (default: %(default)g)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list what is left to do")
     return parser
 
@@ -83,3 +93,10 @@ def _jobs(text: str) -> int:
     if jobs != -1 and jobs < 1:
         raise argparse.ArgumentTypeError(f"{text}: give 1 or more, or -1 for one on every core")
     return jobs
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not minutes >= 0:
+        raise argparse.ArgumentTypeError(f"{text}: give a number of minutes, 0 or more")
+    return minutes

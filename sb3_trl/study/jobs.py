@@ -9,7 +9,10 @@ from typing import Any
 
 from sb3_trl.study.description import file_name
 
-__all__ = ["Job", "Outcome", "Run", "run_path"]
+__all__ = ["CHECKPOINT_MINUTES", "Job", "Outcome", "Run", "checkpoint_path", "run_path", "status_folder"]
+
+#: Between two checkpoints of a run: seldom enough that they cost nothing, and little is lost.
+CHECKPOINT_MINUTES = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Job:
     :param compile: Whether a batch of seeds is compiled.
     :param device: Torch's device.
     :param packages: Modules that register environments.
-    :param status: Folder of this machine in which running trainings write how far they are.
+    :param folder: The study's, on this machine; there a training writes how far it is, and its checkpoints. ``""``
+        for neither.
+    :param checkpoint_minutes: A checkpoint is written at most so often.
     :param study_process: The process that waits for the result; a worker that it has started ends with it.
     """
 
@@ -54,7 +59,8 @@ class Job:
     compile: bool = True
     device: str = "cpu"
     packages: tuple[str, ...] = ()
-    status: str = ""
+    folder: str = ""
+    checkpoint_minutes: float = CHECKPOINT_MINUTES
     study_process: int = 0
 
 
@@ -70,3 +76,14 @@ class Outcome:
 def run_path(run: Run) -> Path:
     """Return a run's folder in that of the study."""
     return Path("runs", file_name(run.variant), file_name(run.task), f"seed{run.seed}")
+
+
+def checkpoint_path(folder: Path, run: Run) -> Path:
+    """Return the file in the study's folder that a run which was interrupted goes on from."""
+    path = folder / run_path(run)
+    return path.with_name(f"{path.name}.checkpoint")
+
+
+def status_folder(folder: Path) -> Path:
+    """Return the folder in the study's that is there while it trains: trainings write there how far they are."""
+    return folder / ".running"

@@ -13,6 +13,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_trl.study.jobs import Run
+from sb3_trl.study.status import Status
 from sb3_trl.version import __version__
 
 __all__ = ["COLUMNS", "LATER_COLUMNS", "VERSIONS", "Rows", "installed_versions"]
@@ -45,11 +46,12 @@ COLUMNS = (
     "beta",
     "fixup_share",
     "seconds",
+    "resumed",
     *VERSIONS,
 )
 
 #: Those that came with later versions: runs of earlier ones have nothing there.
-LATER_COLUMNS = ("eval_success", "train_success")
+LATER_COLUMNS = ("eval_success", "train_success", "resumed")
 
 #: Columns that are means over updates, and the keys that updates log.
 MEANS = {
@@ -73,12 +75,15 @@ class Rows(BaseCallback):
 
     :param run: The run.
     :param evaluation: Evaluates, and keeps the returns.
-    :param report: Called with the number of steps at the beginning of every rollout.
+    :param report: Called at the beginning of every rollout with how far training is; ``None`` if nobody asks.
     """
 
-    def __init__(self, run: Run, evaluation: EvalCallback, report: Callable[[int], None]) -> None:
+    def __init__(self, run: Run, evaluation: EvalCallback, report: Callable[[Status], None] | None) -> None:
         super().__init__()
         self.rows: list[dict[str, Any]] = []
+        #: How often the run has gone on from a checkpoint.
+        self.resumed = 0
+        self._seconds_before = 0.0
         self._evaluation = evaluation
         self._report = report
         self._updates: list[dict[str, float]] = []
@@ -90,6 +95,21 @@ class Rows(BaseCallback):
         }
         self._versions = installed_versions()
 
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of training, with that before the checkpoint that it goes on from."""
+        return self._seconds_before + time.perf_counter() - self._start
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the rows go on from, if training is interrupted."""
+        return {"rows": self.rows, "updates": self._updates, "seconds": self.seconds, "resumed": self.resumed}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Go on from the ``state`` that a training had which was interrupted."""
+        self.rows, self._updates = state["rows"], state["updates"]
+        self._seconds_before, self.resumed = state["seconds"], state["resumed"] + 1
+
     def csv(self) -> str:
         """Return the rows as CSV, without the study's name."""
         text = io.StringIO()
@@ -100,13 +120,16 @@ class Rows(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._start = time.perf_counter()
+        self._first = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
         """Keep what the last update logged: the log is not written, and then empty, before the rollout ends."""
         logged = {key: float(value) for key, value in self.logger.name_to_value.items() if key in KEYS}
         if logged:
             self._updates.append(logged)
-        self._report(self.num_timesteps)
+        if self._report is not None:
+            latest = float(self.rows[-1]["eval_return"]) if self.rows else None
+            self._report(Status(self.num_timesteps, self._first, latest))
 
     def _on_step(self) -> bool:
         if len(self._evaluation.evaluations_results) > len(self.rows):
@@ -132,7 +155,8 @@ class Rows(BaseCallback):
             **{column: _mean(self._logged(key)) for column, key in MEANS.items()},
             "kl_spread": np.std(kl) if kl else None,
             "kl_max": max(kl_max) if kl_max else None,
-            "seconds": round(time.perf_counter() - self._start, 1),
+            "seconds": round(self.seconds, 1),
+            "resumed": self.resumed,
             **self._versions,
         }
 

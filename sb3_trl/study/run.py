@@ -11,18 +11,19 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from sb3_trl.study.jobs import Job, Outcome, Run, run_path
+from sb3_trl.study.jobs import Job, Outcome, Run, checkpoint_path, status_folder
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
+    from sb3_trl.study.checkpoint import Checkpoint
     from sb3_trl.study.rows import Rows
     from sb3_trl.zoo.experiment import Experiment
 
@@ -39,6 +40,8 @@ def train(job: Job) -> list[Outcome]:
     """Train the runs of a job, and return what is left of each.
 
     Should a batch fail, each of its seeds is trained alone: one that diverges does not take the others with it.
+    What has failed begins anew, and not at a checkpoint: what a run learns does not depend on who trained beside it,
+    and one that diverges has no second chance.
     """
     _belong_to(job.study_process)
     printed = io.StringIO()
@@ -48,6 +51,8 @@ def train(job: Job) -> list[Outcome]:
             with _one_thread():
                 return _train(job, Path(folder))
     except Exception:
+        for run in job.runs if job.folder else ():
+            checkpoint_path(Path(job.folder), run).unlink(missing_ok=True)
         if len(job.runs) > 1:
             return [outcome for run in job.runs for outcome in train(replace(job, runs=(run,)))]
         error = f"{traceback.format_exc()}\nWhat it printed:\n{printed.getvalue()[-20_000:]}"
@@ -86,7 +91,9 @@ class _Training:
         from stable_baselines3.common.utils import set_random_seed
 
         from sb3_trl.monitoring.callbacks import TrustRegionCallback
+        from sb3_trl.study.checkpoint import Checkpoints, can_go_on
         from sb3_trl.study.rows import Rows
+        from sb3_trl.study.status import reporter, status_path
 
         folder.mkdir()
         self.run, self.folder = run, folder
@@ -99,12 +106,56 @@ class _Training:
         if run.algorithm in MEASURED and not any(isinstance(c, TrustRegionCallback) for c in self.callbacks):
             self.callbacks.insert(0, TrustRegionCallback())
         (self.evaluation,) = (c for c in self.callbacks if isinstance(c, EvalCallback))
-        self.rows: Rows = Rows(run, self.evaluation, _reporter(job.status, run))
+        self._home = Path(job.folder) if job.folder else None
+        self._counting = tuple(self.callbacks)
+        report = reporter(status_path(status_folder(self._home), run)) if self._home else None
+        self.rows: Rows = Rows(run, self.evaluation, report)
         self.callbacks.append(self.rows)
+        going_on = self._go_on()
+        if can_go_on(self.model):
+            self.callbacks.append(Checkpoints(self._save, job.checkpoint_minutes, going_on))
+
+    @property
+    def _checkpoint(self) -> Path | None:
+        """The file of the checkpoint; ``None`` on another machine than the study's folder, or after the study's end."""
+        if self._home is None or not status_folder(self._home).is_dir():
+            return None
+        return checkpoint_path(self._home, self.run)
+
+    def _go_on(self) -> Checkpoint | None:
+        """Become the run that a checkpoint holds, and return it; ``None`` if there is none."""
+        from sb3_trl.study.checkpoint import read_checkpoint, restore
+
+        path = self._checkpoint
+        if path is None or not path.is_file():
+            return None
+        checkpoint = read_checkpoint(path)
+        self.model = restore(checkpoint, self.model, self._counting, self.evaluation.eval_env, self.run.seed)
+        self.rows.go_on(checkpoint.state["rows"])
+        return checkpoint
+
+    def _save(self) -> None:
+        """Write a checkpoint."""
+        from sb3_trl.study.checkpoint import Begun, Checkpoint, own_state, write_checkpoint
+
+        path = self._checkpoint
+        if path is None:
+            return
+        model = io.BytesIO()
+        self.model.save(model)
+        begun = Begun(self.run.settings, self.model.num_timesteps)
+        state = own_state(self.model, self._counting) | {"rows": self.rows.state}
+        write_checkpoint(path, Checkpoint(begun, model.getvalue(), state))
+
+    @property
+    def steps_left(self) -> int:
+        """Environment steps that are to be made."""
+        return self.experiment.n_timesteps - self.model.num_timesteps
 
     def learn(self) -> None:
         """Train alone."""
-        self.model.learn(self.experiment.n_timesteps, callback=self.callbacks)
+        is_new = self.model.num_timesteps == 0
+        self.model.learn(self.steps_left, callback=self.callbacks, reset_num_timesteps=is_new)
 
     def close(self) -> None:
         """Close the environments."""
@@ -139,8 +190,12 @@ def _train(job: Job, folder: Path) -> list[Outcome]:
     try:
         if job.is_batch:
             batch = SeedBatch.of_models(make, [run.seed for run in job.runs], job.compile)
+
+            def of(model: Any) -> _Training:
+                return trainings[batch.seeds[batch.models.index(model)]]
+
             batch.learn(
-                job.runs[0].n_timesteps, lambda model: trainings[batch.seeds[batch.models.index(model)]].callbacks
+                lambda model: of(model).steps_left, lambda model: of(model).callbacks, reset_num_timesteps=False
             )
         else:
             (run,) = job.runs
@@ -172,20 +227,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         th.set_num_threads(threads)
-
-
-def _reporter(status: str, run: Run) -> Callable[[int], None]:
-    """Return a function that writes, once a second at most, how many steps a run has made."""
-    path = Path(status, "--".join(run_path(run).parts))
-    last = 0.0
-
-    def report(steps: int) -> None:
-        nonlocal last
-        if status and time.monotonic() > last + 1 and path.parent.is_dir():
-            path.write_text(str(steps))
-            last = time.monotonic()
-
-    return report
 
 
 def _belong_to(study_process: int) -> None:

@@ -11,11 +11,16 @@ from tempfile import mkdtemp
 from typing import Any
 
 from sb3_trl.moved import with_new_names
-from sb3_trl.study.jobs import Outcome, Run, run_path
+from sb3_trl.study.checkpoint import UNREADABLE, Begun, is_whole, read_begun
+from sb3_trl.study.jobs import Outcome, Run, checkpoint_path, run_path, status_folder
 from sb3_trl.study.reader import StudyError
 from sb3_trl.study.rows import COLUMNS, LATER_COLUMNS
+from sb3_trl.study.status import Status, read_statuses, status_path
 
-__all__ = ["Store"]
+__all__ = ["PLAN", "Store"]
+
+#: File in a study's folder: the runs that there are to be.
+PLAN = ".plan.csv"
 
 
 class Store:
@@ -23,12 +28,13 @@ class Store:
 
     A job's files are written to a folder whose name begins with ``.writing``; renamed to ``.finished`` it is there
     as a whole, and then its runs move to their places. What an interruption leaves of this, ``recover`` brings to
-    its end: a ``.finished`` folder's runs move on, a ``.writing`` folder is removed.
+    its end: a ``.finished`` folder's runs move on, a ``.writing`` folder is removed. A run that has begun and not
+    finished has a checkpoint beside the place of its folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.status = folder / ".running"
+        self.status = status_folder(folder)
 
     @property
     def results(self) -> Path:
@@ -48,9 +54,25 @@ class Store:
         """Return whether a run has finished."""
         return self.path(run).is_dir()
 
+    def begun(self, run: Run) -> Begun | None:
+        """Return how far a run is that was interrupted, ``None`` for one that has finished, or is to begin."""
+        if self.is_finished(run):
+            return None
+        try:
+            return read_begun(checkpoint_path(self.folder, run))
+        except (FileNotFoundError, *UNREADABLE):
+            return None
+
+    def steps_begun(self, run: Run) -> int:
+        """Return the step from which a run goes on, 0 if it begins anew."""
+        begun = self.begun(run)
+        return 0 if begun is None else begun.steps
+
     def differences(self, run: Run) -> dict[str, tuple[Any, Any]]:
-        """Return the settings in which a finished run differs from ``run``: the finished run's, and ``run``'s."""
-        old, new = json.loads(with_new_names((self.path(run) / "run.json").read_text())), run.settings
+        """Return the settings in which a run that is here differs from ``run``: its own, and those of ``run``."""
+        begun = self.begun(run)
+        text = json.dumps(begun.settings) if begun else (self.path(run) / "run.json").read_text()
+        old, new = json.loads(with_new_names(text)), run.settings
         old, new = (settings | settings["hyperparameters"] for settings in (old, new))
         keys = sorted((old.keys() | new.keys()) - {"hyperparameters"})
         return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
@@ -91,6 +113,19 @@ class Store:
             self._move(folder)
         for folder in self.folder.glob(".writing*"):
             shutil.rmtree(folder)
+        for part in self.folder.glob("runs/*/*/.*.checkpoint*.part"):
+            part.unlink(missing_ok=True)
+        for checkpoint in self.folder.glob("runs/*/*/*.checkpoint"):
+            if checkpoint.with_suffix("").is_dir():  # the run has finished
+                checkpoint.unlink(missing_ok=True)
+
+    def drop_damaged(self, runs: Iterable[Run]) -> list[Run]:
+        """Remove checkpoints that cannot be read, and return the runs that they were of."""
+        paths = [(run, checkpoint_path(self.folder, run)) for run in runs]
+        damaged = [(run, path) for run, path in paths if path.is_file() and not is_whole(path)]
+        for _, path in damaged:
+            path.unlink()
+        return [run for run, _ in damaged]
 
     def keep(self, outcomes: Sequence[Outcome]) -> None:
         """Write what is left of a job's runs, all of them or none."""
@@ -107,6 +142,8 @@ class Store:
                 for name, content in outcome.files.items():
                     (folder / name).write_bytes(content)
         self._move(writing.rename(writing.with_name(writing.name.replace(".writing", ".finished"))))
+        for outcome in outcomes:
+            checkpoint_path(self.folder, outcome.run).unlink(missing_ok=True)
 
     def _move(self, finished: Path) -> None:
         for source in sorted(finished.glob("runs/*/*/*")):
@@ -117,9 +154,11 @@ class Store:
         shutil.rmtree(finished)
 
     def remove(self, runs: Iterable[Run]) -> None:
-        """Forget finished runs."""
+        """Forget runs that have finished, or begun."""
         for run in runs:
-            shutil.rmtree(self.path(run))
+            if self.is_finished(run):
+                shutil.rmtree(self.path(run))
+            checkpoint_path(self.folder, run).unlink(missing_ok=True)
 
     def write_results(self, study: str, runs: Iterable[Run]) -> None:
         """Write the rows of those ``runs`` that have finished, in their order."""
@@ -131,6 +170,15 @@ class Store:
                 writer.writerows({"study": study} | row for row in self._rows(run))
         part.replace(self.results)
 
+    def write_plan(self, runs: Iterable[Run]) -> None:
+        """Write which runs there are to be, for a report that comes before they have finished."""
+        part = self.folder / ".plan.csv.part"
+        with part.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("variant", "task", "seed"))
+            writer.writerows((run.variant, run.task, run.seed) for run in runs)
+        part.replace(self.folder / PLAN)
+
     def _rows(self, run: Run) -> Iterator[dict[str, str]]:
         """Return a finished run's rows; those of an earlier version may lack the later columns."""
         with (self.path(run) / "rows.csv").open(newline="") as file:
@@ -140,16 +188,10 @@ class Store:
                 raise StudyError(f"{self.path(run)} has other columns than this version's: remove that folder.")
             yield from rows
 
-    def steps_running(self) -> int:
-        """Return how many steps the trainings have made that run now, as far as is known here."""
-        total = 0
-        for path in self.status.glob("*"):
-            try:
-                total += int(path.read_text())
-            except (OSError, ValueError):  # it is being written, or has just been removed
-                continue
-        return total
+    def statuses(self, runs: Iterable[Run]) -> list[tuple[Run, Status]]:
+        """Return those of the runs that train now, and how far they are, as far as is known here."""
+        return read_statuses(self.status, runs)
 
     def forget_status(self, run: Run) -> None:
         """Forget how far a run was: it has ended."""
-        (self.status / "--".join(run_path(run).parts)).unlink(missing_ok=True)
+        status_path(self.status, run).unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sb3_trl.study.backends import outcomes
 from sb3_trl.study.description import file_name
-from sb3_trl.study.jobs import Job, Run
+from sb3_trl.study.jobs import CHECKPOINT_MINUTES, Job, Outcome, Run
 from sb3_trl.study.plan import Plan, make_jobs, make_plan
 from sb3_trl.study.progress import Display
 from sb3_trl.study.reader import StudyError
@@ -78,10 +80,16 @@ class Study:
         """The runs that have finished."""
         return [run for run in self.runs if self.store.is_finished(run)]
 
-    def jobs(self, seed_batch: bool | None = None, device: str = "cpu", rerun_changed: bool = False) -> list[Job]:
+    def jobs(
+        self,
+        seed_batch: bool | None = None,
+        device: str = "cpu",
+        rerun_changed: bool = False,
+        checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    ) -> list[Job]:
         """Return what is left to do, one process each; arguments as in ``run``.
 
-        :raises StudyError: for a model that cannot be made, or a finished run whose settings have changed.
+        :raises StudyError: for a model that cannot be made, or a run that has begun with other settings.
         """
         finished, changed = self.finished, self._changed()
         if changed and not rerun_changed:
@@ -90,7 +98,8 @@ class Study:
             (),
             device=device,
             packages=self.packages,
-            status=str(self.store.status.resolve()),
+            folder=str(self.store.folder.resolve()),
+            checkpoint_minutes=checkpoint_minutes,
             study_process=os.getpid(),
         )
         left = [run for run in self.runs if run in self.selection and (run not in finished or run in changed)]
@@ -104,10 +113,12 @@ class Study:
         seed_batch: bool | None = None,
         device: str = "cpu",
         rerun_changed: bool = False,
+        checkpoint_minutes: float = CHECKPOINT_MINUTES,
     ) -> list[Run]:
         """Train what has not finished yet, and return the runs that failed.
 
-        Whatever ends it, runs that had finished are kept, and the next call goes on with the others.
+        Whatever ends it, runs that had finished are kept, and the next call goes on with the others: those that had
+        begun from their last checkpoint.
 
         :param jobs: How many processes side by side; −1 for one on every core.
         :param backend: ``"loky"`` for this machine, ``"ray"`` or ``"dask"`` for a cluster.
@@ -115,12 +126,17 @@ class Study:
         :param seed_batch: Whether seeds of one variant on one task train side by side in one process, where the
             algorithm can; ``None``: where compiling also pays.
         :param device: Torch's device.
-        :param rerun_changed: Train finished runs again whose settings have changed, rather than refuse.
-        :raises StudyError: for a model that cannot be made, or a finished run whose settings have changed.
+        :param rerun_changed: Train runs again whose settings have changed since they began, rather than refuse.
+        :param checkpoint_minutes: A run's checkpoint is written at most so often.
+        :raises StudyError: for a model that cannot be made, or a run that has begun with other settings.
         """
         with self.store:
-            left = self.jobs(seed_batch, device, rerun_changed)
+            for run in self.store.drop_damaged(self.runs):
+                print(f"{run}: its checkpoint cannot be read, so that it begins anew.", flush=True)
+            left = self.jobs(seed_batch, device, rerun_changed, checkpoint_minutes)
             self.store.remove(self._changed())
+            self.store.write_results(self.name, self.runs)
+            self.store.write_plan(run for run in self.runs if run in self.selection or self.store.is_finished(run))
             try:
                 return self._train(left, jobs, backend, address)
             finally:  # Ctrl-C may have come while a result was being kept
@@ -135,11 +151,13 @@ class Study:
 
     def _train(self, left: Sequence[Job], jobs: int, backend: str, address: str | None) -> list[Run]:
         failed: list[Run] = []
-        n_left = sum(len(job.runs) for job in left)
-        steps = sum(run.n_timesteps for job in left for run in job.runs)
+        runs = [run for job in left for run in job.runs]
         if not left:
             return failed
-        display = Display(len(self.runs), len(self.runs) - n_left, steps, self.store.steps_running)
+        steps = {str(run): run.n_timesteps - self.store.steps_begun(run) for run in runs}
+        display = Display(
+            len(self.runs), len(self.runs) - len(runs), sum(steps.values()), lambda: self.store.statuses(runs)
+        )
         with display, outcomes(left, jobs, backend, address) as ended:
             for results in ended:
                 self.store.keep(results)
@@ -147,18 +165,20 @@ class Study:
                 for outcome in results:
                     self.store.forget_status(outcome.run)
                     failed += [outcome.run] if outcome.error else []
-                    end = "finished" if outcome.error is None else f"FAILED ({self.store.error_path(outcome.run)})"
-                    display.ended(f"{outcome.run}: {end}", outcome.run.n_timesteps)
+                    end = _end(outcome) if outcome.error is None else f"FAILED ({self.store.error_path(outcome.run)})"
+                    display.ended(f"{outcome.run}: {end}", steps[str(outcome.run)])
         return failed
 
     def _changed(self) -> list[Run]:
-        return [run for run in self.finished if run in self.selection and self.store.differences(run)]
+        there = [run for run in self.runs if self.store.is_finished(run) or self.store.begun(run)]
+        return [run for run in there if run in self.selection and self.store.differences(run)]
 
     def _refusal(self, run: Run) -> StudyError:
         differences = self.store.differences(run).items()
         changes = ", ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in differences)
+        begun = "trained" if self.store.is_finished(run) else "begun"
         return self.plan.method(run).error(
-            f"{run} was trained with other settings: {changes}. Give this study another name or --out, or train such "
+            f"{run} was {begun} with other settings: {changes}. Give this study another name or --out, or train such "
             "runs again with --rerun-changed."
         )
 
@@ -169,5 +189,13 @@ def describe(study: Study, jobs: Sequence[Job]) -> str:
     for job in jobs:
         first, seeds = job.runs[0], ", ".join(str(run.seed) for run in job.runs)
         kind = "seeds side by side:" if len(job.runs) > 1 else "seed"
-        lines.append(f"  {first.variant} on {first.task}, {first.n_timesteps} steps, {kind} {seeds}")
+        begun = sorted({study.store.steps_begun(run) for run in job.runs})
+        goes_on = f"; goes on from step {' or '.join(map(str, begun))}" if any(begun) else ""
+        lines.append(f"  {first.variant} on {first.task}, {first.n_timesteps} steps, {kind} {seeds}{goes_on}")
     return "\n".join(lines)
+
+
+def _end(outcome: Outcome) -> str:
+    """Return how a run has ended that did not fail."""
+    rows = list(csv.DictReader(io.StringIO(outcome.files["rows.csv"].decode())))
+    return f"finished, return {float(rows[-1]['eval_return']):.4g}" if rows else "finished"

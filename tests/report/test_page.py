@@ -11,7 +11,9 @@ pytest.importorskip("rliable")
 
 from sb3_trl.report.page import read_results, report, returns_table, seeds_table, success_table
 from sb3_trl.report.statistics import final_evaluations, interquartile_mean
+from sb3_trl.report.unfinished import missing_runs, missing_text
 from sb3_trl.study.rows import VERSIONS
+from sb3_trl.study.store import PLAN
 
 TASKS = {"Hopper-v5": 1000.0, "Ant-v5": 500.0}
 VARIANTS = {"weak": 0.5, "reference": 1.0, "strong": 2.0}
@@ -181,3 +183,73 @@ def test_the_command(table, tmp_path, run):
     code, _, error = run(f"report {tmp_path} --reference best")
     assert code == 2
     assert error.startswith("sb3-trl report: error: There is no variant 'best'")
+
+
+# --- a study that has not finished ---
+
+
+@pytest.fixture
+def folder(table, tmp_path):
+    """The folder of a study with more runs than have finished."""
+    table = table.assign(study="example")
+    table[table.seed < 2].to_csv(tmp_path / "results.csv", index=False)
+    plan = table[["variant", "task", "seed"]].drop_duplicates()
+    plan.to_csv(tmp_path / PLAN, index=False)
+    return tmp_path
+
+
+def test_what_is_missing_is_said_first(folder, run):
+    code, out, err = run(f"report {folder} --variants weak strong --last 3")
+    sentence = (
+        "This study has not finished: 4 of 12 runs are missing here, weak on Hopper-v5 (seed 2), weak on Ant-v5 (seed "
+        "2), strong on Hopper-v5 (seed 2), strong on Ant-v5 (seed 2)."
+    )
+    assert (code, out.strip(), err.strip()) == (0, str(folder / "report.md"), sentence)
+    assert (folder / "report.md").read_text().startswith(f"# example\n\n{sentence}\n\n![final returns]")
+
+
+def test_seeds_of_one_variant_are_said_together(folder, table):
+    table = table[(table.variant != "weak") | (table.task != "Ant-v5")]
+    text = missing_text(*missing_runs([folder / "results.csv"], table))
+    assert text == "This study has not finished: 3 of 18 runs are missing here, weak on Ant-v5 (seeds 0, 1, 2)."
+    table = table[(table.variant != "weak") | (table.seed != 1)]
+    assert "4 of 18 runs are missing here, weak on Hopper-v5 (seed 1), weak" in missing_text(
+        *missing_runs([folder], table)
+    )
+    one = table[(table.task == "Hopper-v5") & ((table.seed > 0) | (table.variant != "strong"))]
+    assert "1 of 6 runs is missing here, strong on Hopper-v5 (seed 0)." in missing_text(
+        *missing_runs([folder], pd.concat([one, one.assign(variant="weak")]), ["strong", "reference"], ["Hopper-v5"])
+    )
+
+
+def test_nothing_is_said_where_nothing_is_missing(folder, table, tmp_path):
+    assert missing_text(*missing_runs([folder], table)) == ""
+    assert missing_text(*missing_runs([tmp_path / "elsewhere" / "results.csv"], table.iloc[:1])) == ""
+
+
+def test_no_run_has_finished(folder, table, run):
+    table.iloc[:0].to_csv(folder / "results.csv", index=False)
+    code, _, err = run(f"report {folder}")
+    assert code == 2
+    assert f"No run of {folder} has finished yet: report when one has." in err
+
+
+@pytest.mark.parametrize("n_runs", [1, 5])
+def test_any_runs_that_have_finished_make_a_page(table, tmp_path, n_runs):
+    """Also one run alone, and other seeds on every task."""
+    runs = table[["variant", "task", "seed"]].drop_duplicates()
+    some = runs.sample(n=n_runs, random_state=n_runs)
+    reference = some.variant.iloc[0]
+    page = report(table.merge(some), tmp_path, reference=reference).read_text()
+    for variant in set(some.variant):
+        assert variant in page
+
+
+def test_variants_with_other_seeds_on_every_task_have_no_score(table, tmp_path):
+    one = (table.task == "Hopper-v5") & (table.seed == 0) | (table.task == "Ant-v5") & (table.seed == 1)
+    page = report(
+        table[(table.variant != "weak") & (table.seed == 0) | (table.variant == "weak") & one],
+        tmp_path,
+        reference="strong",
+    )
+    assert set(cells_of_scores(page.read_text())) == {"reference", "strong"}

@@ -17,7 +17,7 @@ def test_the_files_of_a_run(undisturbed):
     names = {path.name for path in (folder / "seed0").iterdir()}
     assert names == {"model.zip", "vecnormalize.pkl", "rows.csv", "run.json"}
     left = {path.name for path in undisturbed.store.folder.iterdir()}
-    assert left == {"runs", "results.csv", ".lock"}
+    assert left == {"runs", "results.csv", ".lock", ".plan.csv"}
 
 
 def test_what_was_being_moved_is_moved_and_what_was_being_written_is_removed(undisturbed, tmp_path):
@@ -56,11 +56,13 @@ def begun_before(undisturbed, tmp_path):
 
 
 def test_a_study_that_an_earlier_version_began_goes_on(undisturbed, begun_before):
-    before = table(undisturbed.store.folder)
+    without = ("seconds", "resumed")
+    before = table(undisturbed.store.folder, without)
     begun_before.store.results.unlink()
     assert begun_before.finished == [*begun_before.runs]
     assert begun_before.run(jobs=1) == []
-    assert table(begun_before.store.folder) == before
+    assert table(begun_before.store.folder, without) == before
+    assert begun_before.results().resumed.isna().tolist() == [True] * 4 + [False] * 20
     assert begun_before.results().eval_return.notna().all()
 
 
