@@ -18,6 +18,7 @@ __all__ = [
     "check_bounds",
     "check_categorical",
     "check_choices",
+    "check_fixpo",
     "check_policy_kwargs",
     "check_positive",
 ]
@@ -119,6 +120,25 @@ def check_categorical(algorithm: Any, projection: Projection | None) -> None:
         raise ValueError(
             f"target_entropy={target} with entropy_equality=True must be positive: entropies of discrete actions are."
         )
+
+
+def check_fixpo(algorithm: Any) -> None:
+    """Check what FixPO was given.
+
+    :param algorithm: Has the arguments as attributes.
+    :raises ValueError: for the first that it cannot be.
+    """
+    choices = {
+        "kl_statistic": ("max", "mean"),
+        "kl_direction": ("old_new", "new_old"),
+        "fixup": ("epoch", "update", "off"),
+    }
+    check_choices(algorithm, choices)
+    least = {"kl_target_coef": 1, "beta_init": 0, "beta_learning_rate": 0}
+    check_at_least(algorithm, least | {"max_fixup_steps": 1, "fixup_batch_size": 1})
+    check_positive(algorithm, "kl_bound")
+    if algorithm.raw_advantage and algorithm.normalize_advantage:
+        raise ValueError("raw_advantage=True needs normalize_advantage=False, which would undo it.")
 
 
 def check_policy_kwargs(policy_class: type, policy_kwargs: Mapping[str, Any]) -> None:
