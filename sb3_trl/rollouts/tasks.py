@@ -56,10 +56,10 @@ class InObservation(NamedTuple):
         is_one = parts == 1
         is_right = (is_one | (parts == 0)).all(-1) & (is_one.sum(-1) == 1)
         if not is_right.all():
-            part = f"entries {self.start} to {self.stop - 1}" if self.key is None else f"{self.key!r}"
+            where = f"entries {self.start} to {self.stop - 1}" if self.key is None else f"{self.key!r}"
             raise ValueError(
-                f"The {part} of an observation are {parts[~is_right][0]}, where a task should be a one among zeros. "
-                "Say where it is (before VecNormalize, which does not matter): tasks=K for the last K entries, "
+                f"An observation has {parts[~is_right][0]} in {where}, where a task should be a one among zeros. Say "
+                "where that is in what environments return, before VecNormalize: tasks=K for the last K entries, "
                 "tasks=(first, last + 1), or tasks='key' for a key of info or of Dict observations."
             )
         return is_one.argmax(-1)

@@ -87,6 +87,12 @@ def test_the_task_of_every_state(tasks, kwargs, normalize):
     assert model._task_names == NAMES
 
 
+def test_the_task_of_every_state_where_sb3_collects():
+    model = make_fixpo(make_env(turns=True), use_sde=True).learn(120)
+    expected = (th.arange(3)[:, None] + th.arange(40) // 10).reshape(-1) % 3
+    assert model._rollout().tasks.tolist() == expected.tolist()
+
+
 def test_several_rollouts_are_told_apart():
     """A rollout that ends in the middle of an episode goes on with it, also where ``learn`` is called again."""
     model = make_fixpo(make_env((0,), turns=True), n_steps=25, batch_size=25)
@@ -363,9 +369,9 @@ def test_a_bound_for_each_task_of_trpl():
         ({"normalize_advantage": "tasks"}, "normalize_advantage='tasks' is unknown: choose True, False or 'task'"),
         ({"normalize_advantage": "task", "raw_advantage": True}, "which would undo it"),
         ({"env": make_env(kind="dict"), "tasks": 3}, "are entries of a vector, but observations are Dict"),
-        ({"env": make_env(kind="dict"), "tasks": "goal"}, "should be a one among zeros"),
-        ({"tasks": 2}, r"entries 3 to 4 of an observation are \[0. 0.\], where a task should be a one among zeros"),
-        ({"tasks": (0, 3)}, "entries 0 to 2 of an observation are"),
+        ({"env": make_env(kind="dict"), "tasks": "goal"}, "in 'goal', where a task should be a one among zeros"),
+        ({"tasks": 2}, r"An observation has \[0. 0.\] in entries 3 to 4, where a task should be a one among zeros"),
+        ({"tasks": (0, 3)}, "in entries 0 to 2, where"),
         ({"tasks": "name"}, "tasks='name' is no key of info, which has 'task', 'is_success'"),
     ],
 )
