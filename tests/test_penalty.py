@@ -9,7 +9,7 @@ import torch as th
 from torch.func import grad, hessian, jacfwd, jacrev, jvp
 
 import sb3_trl.penalty
-from sb3_trl.penalty import BetaDual, halving_search
+from sb3_trl.penalty import BetaDual, halving_search, kl_penalty, kl_statistic
 from sb3_trl.projections.categorical import bernoulli_kl, categorical_kl
 
 OLD = [0.0, 1.0]
@@ -204,6 +204,37 @@ def test_beta_takes_adams_steps_on_its_loss_and_stays_above_zero():
     assert dual.value.item() == 0
     dual.update(th.tensor(float("nan")))
     assert dual.value.isfinite()
+
+
+def test_statistics_and_penalty_of_tasks():
+    """What is not finite in one task is not in the others', nor is a task without states."""
+    kl, tasks = th.tensor([1.0, 2.0, 4.0, float("nan")]), th.tensor([0, 2, 2, 3])
+    largest, mean = (kl_statistic(kl, statistic, tasks, 4) for statistic in ("max", "mean"))
+    assert largest[:3].tolist() == [1, -INF, 4]
+    assert mean[[0, 2]].tolist() == [1, 3]
+    assert not mean[1].isfinite()
+    assert largest[3].isnan()
+    assert mean[3].isnan()
+    dual = BetaDual(0.5, 3.0, 1.0, 0.01, n_tasks=3)
+    dual.state[:, 0] = th.tensor([2.0, 5.0, 0.5])
+    assert kl_penalty(kl[:3], dual.state, tasks[:3]) == (2 * 1 + 0.5 * 2 + 0.5 * 4) / 3
+    assert kl_penalty(kl[:3], dual.state[0]) == pytest.approx(2 * 7 / 3)
+
+
+def test_the_multipliers_of_tasks_are_as_many_duals():
+    """Each takes its own steps, none where there is no divergence; there is room for those that come later."""
+    several, singles = BetaDual(0.5, 3.0, 1.0, 0.01, n_tasks=2), [BetaDual(0.5, 3.0, 1.0, 0.01) for _ in range(2)]
+    for kls in ((1.0, 0.1), (0.3, -INF), (float("nan"), 0.2), (0.01, 2.0)):
+        several.update(th.tensor(kls))
+        for single, kl in zip(singles, kls, strict=True):
+            single.update(th.tensor(kl)) if abs(kl) < INF else None
+    assert th.equal(several.state, th.stack([single.state for single in singles]))
+    several.set(0.5, 3.0, 0.01, n_tasks=3)
+    assert th.equal(several.state[:2], th.stack([single.state for single in singles]))
+    assert several.state[2:].tolist() == [[1, 0, 0, 0]] * 2
+    loaded = BetaDual(0.5, 3.0, 1.0, 0.01, n_tasks=1)
+    loaded.load_state_dict(several.state_dict())
+    assert th.equal(loaded.state, several.state)
 
 
 def test_divergences_equal_torchs():

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sb3_trl.policies.actor_critic import GAUSSIAN_ARGUMENTS
-from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
-from sb3_trl.projections import Projection
+from sb3_trl.policies.categorical import DISCRETE, ProjectedCategoricalDistribution
+from sb3_trl.projections import Categorical, Gaussian, Projection
 
 __all__ = [
     "check_absent",
@@ -18,8 +18,10 @@ __all__ = [
     "check_bounds",
     "check_categorical",
     "check_choices",
+    "check_fixpo",
     "check_policy_kwargs",
     "check_positive",
+    "check_trpl",
 ]
 
 
@@ -119,6 +121,49 @@ def check_categorical(algorithm: Any, projection: Projection | None) -> None:
         raise ValueError(
             f"target_entropy={target} with entropy_equality=True must be positive: entropies of discrete actions are."
         )
+
+
+def check_trpl(algorithm: Any, projection: Projection | None) -> None:
+    """Check what TRPL was given.
+
+    :param algorithm: Has the arguments as attributes.
+    :param projection: Its projection.
+    :raises ValueError: for the first that it cannot be.
+    """
+    bounds = (*Gaussian.bound_names, *Categorical.bound_names)
+    is_discrete = isinstance(algorithm.action_space, DISCRETE)
+    check_bounds(algorithm, bounds, (Categorical if is_discrete else Gaussian).bound_names)
+    if is_discrete:
+        check_categorical(algorithm, projection)
+    check_at_least(algorithm, {"trust_region_coef": 0, "n_critic_epochs": 0, "n_regression_epochs": 0})
+    if algorithm.projection is None:
+        check_absent(algorithm, ("hard", *bounds, "n_regression_epochs"), "a trust region: choose a projection")
+    if algorithm.entropy_schedule is None:
+        needed = "entropy control: choose an entropy_schedule"
+        check_absent(algorithm, ("entropy_equality", "entropy_first"), needed)
+    if algorithm.hard and algorithm.entropy_schedule is not None and not algorithm.entropy_first:
+        raise ValueError("hard=True leaves the trust region the last word: set entropy_first=True with it.")
+    if algorithm.hard:
+        check_at_least(algorithm, {"max_hard_steps": 1})
+
+
+def check_fixpo(algorithm: Any) -> None:
+    """Check what FixPO was given.
+
+    :param algorithm: Has the arguments as attributes.
+    :raises ValueError: for the first that it cannot be.
+    """
+    choices = {
+        "kl_statistic": ("max", "mean"),
+        "kl_direction": ("old_new", "new_old"),
+        "fixup": ("epoch", "update", "off"),
+    }
+    check_choices(algorithm, choices)
+    least = {"kl_target_coef": 1, "beta_init": 0, "beta_learning_rate": 0}
+    check_at_least(algorithm, least | {"max_fixup_steps": 1, "fixup_batch_size": 1})
+    check_positive(algorithm, "kl_bound")
+    if algorithm.raw_advantage and algorithm.normalize_advantage:
+        raise ValueError("raw_advantage=True needs normalize_advantage=False, which would undo it.")
 
 
 def check_policy_kwargs(policy_class: type, policy_kwargs: Mapping[str, Any]) -> None:

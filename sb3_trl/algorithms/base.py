@@ -67,7 +67,7 @@ class TrustRegionAlgorithm(LeanRollouts):
 
     def _check_rollout_size(self) -> None:
         check_at_least(self, {"n_steps": 1, "batch_size": 1, "n_epochs": 1})
-        if getattr(self, "normalize_advantage", False) and self.batch_size == 1:
+        if self._normalizes_minibatches and self.batch_size == 1:
             raise ValueError(
                 "batch_size=1 with normalize_advantage=True: one advantage cannot be normalised. Increase batch_size, "
                 "or set normalize_advantage=False."
@@ -99,6 +99,11 @@ class TrustRegionAlgorithm(LeanRollouts):
     # --- the rollout and passes over it ---
 
     def _rollout(self) -> Rollout:
+        """Return the rollout just collected, as updates take it."""
+        return self._read_buffer()
+
+    def _read_buffer(self) -> Rollout:
+        """Return what the buffer holds."""
         return rollout_from_buffer(self.rollout_buffer)
 
     @th.no_grad()
@@ -124,6 +129,11 @@ class TrustRegionAlgorithm(LeanRollouts):
         """Return how many gradient steps an epoch has."""
         data = self._minibatches(rollout)
         return -(-data.n_rows // data.rows_for(self.batch_size))
+
+    @property
+    def _normalizes_minibatches(self) -> bool:
+        """Whether advantages are normalised in every minibatch."""
+        return getattr(self, "normalize_advantage", False) not in (False, "task")
 
     # --- gradient steps ---
 
@@ -170,6 +180,7 @@ class TrustRegionAlgorithm(LeanRollouts):
         is_plain = is_plain_adam(optimizer)
         if known is not None and is_plain and known.is_of(forward, optimizer):
             known.max_grad_norm, known.batch_size = self.max_grad_norm, self.batch_size
+            known.extra = rule.get("extra", ())  # tensors may have made room for others
             return known
         if not (is_plain and self.compile and (known is not None or self._pays_to_compile())):
             return EagerStep(forward, loss, optimizer, self.max_grad_norm, **rule)
@@ -274,6 +285,11 @@ class TrustRegionAlgorithm(LeanRollouts):
     def _log_explained_variance(self, rollout: Rollout) -> None:
         values, returns = rollout.old_values.cpu().numpy(), rollout.returns.cpu().numpy()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
+
+    def _log_policy(self) -> None:
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _check_finite_parameters(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.policy.parameters()):

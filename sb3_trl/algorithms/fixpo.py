@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch as th
@@ -11,13 +12,14 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trl.algorithms.arguments import check_at_least, check_choices, check_positive
+from sb3_trl.algorithms.arguments import check_fixpo
 from sb3_trl.algorithms.base import TrustRegionAlgorithm
 from sb3_trl.algorithms.enforcement import Checkpoint, refined, roll_back, step_until_clean
 from sb3_trl.algorithms.kl_region import KLRegion, divergence
 from sb3_trl.algorithms.losses import Weights, clipped_values, normalize, surrogate_loss, value_loss
 from sb3_trl.algorithms.masking import ActionMasking
-from sb3_trl.penalty import BetaDual, kl_statistic
+from sb3_trl.algorithms.tasks import ManyTasks
+from sb3_trl.penalty import BetaDual, kl_penalty, kl_statistic
 from sb3_trl.policies.action_parameters import ActionParameters, Actions, ActionsAndValues, actor_parameters, join
 from sb3_trl.policies.parameters import statistics
 from sb3_trl.rollouts.rollout import Rollout, reward_scale
@@ -29,7 +31,7 @@ from sb3_trl.table import Table
 __all__ = ["FixPO"]
 
 
-class FixPO(ActionMasking, TrustRegionAlgorithm):
+class FixPO(ManyTasks, ActionMasking, TrustRegionAlgorithm):
     """Fixup Policy Optimization (Zentner et al., 2023, https://arxiv.org/abs/2312.05405), for any action space.
 
     Primary phase: −E[π(a|s)/π_old(a|s)·Â] + c_v·L_VF + sg(β)·E[KL], and a step on β after every minibatch that
@@ -57,10 +59,13 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
     :param fixup_batch_size: States per step of the fixup phase.
     :param max_fixup_steps: Cap of the gradient steps of one fixup phase.
     :param clip_range_vf: Clipping of the value function as in SB3's PPO, none by default.
-    :param normalize_advantage: Normalise advantages in each minibatch.
+    :param normalize_advantage: Normalise advantages in each minibatch; ``"task"``: among those of each task, once.
     :param raw_advantage: Where ``VecNormalize`` divides rewards by the standard deviation σ of returns, multiply
         advantages by σ, so that they are in the environment's own units, as in the authors' code, which normalises
         values and not rewards. β is in the same units, and larger by σ. Needs ``normalize_advantage=False``.
+    :param tasks: How the tasks of a policy for many are told apart: ``K``, where the last K entries of the observation
+        are a one among zeros; ``(first, last + 1)`` for entries elsewhere; a key of ``info``, or of ``Dict``
+        observations. Each task has its own β then, and its own curves in the log.
     :param ent_coef: Entropy bonus.
     :param vf_coef: c_v, weight of the value loss.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
@@ -104,8 +109,9 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         fixup_batch_size: int = 1024,
         max_fixup_steps: int = 200,
         clip_range_vf: float | str | Schedule | None = None,
-        normalize_advantage: bool = True,
+        normalize_advantage: bool | Literal["task"] = True,
         raw_advantage: bool = False,
+        tasks: str | int | tuple[int, int] | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
@@ -159,6 +165,7 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
         self.raw_advantage = raw_advantage
+        self.tasks = tasks
         self.compile = compile
         if _init_setup_model:
             self._setup_model()
@@ -172,18 +179,19 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         self._set_learning_rate(optimizer, self.lr_schedule(progress), "learning_rate")
         rollout = self._rollout()
         old = self._action_parameters(rollout.observations)
-        self.dual.set(self.kl_bound, self.kl_target_coef, self.beta_learning_rate)
+        self.dual.set(self.kl_bound, self.kl_target_coef, self.beta_learning_rate, self.n_tasks)
         region = KLRegion(self.kl_bound, self.kl_statistic, self.kl_direction)
-        data, states = self._minibatches((rollout, old, self._weights())), self._states((rollout.observations, old))
+        data = self._minibatches((rollout, old, self._weights()))
+        states = self._states((rollout.observations, old, rollout.tasks))
         start = Checkpoint(self.policy, optimizer)
-        stats, fixup_steps = RunningMeans(), 0
+        stats, fixups = RunningMeans(), []
 
         for epoch in range(self.n_epochs):
             if not self._primary_phase(data, stats, start):
                 self._rollbacks += 1
                 break
             if self.fixup == "epoch" or (self.fixup == "update" and epoch == self.n_epochs - 1):
-                fixup_steps += self._fixup_phase(region, states, start)
+                fixups += self._fixup_phase(region, states, start)
         acting = self._action_parameters(rollout.observations)
         if self.fixup != "off" and not region.contains(region.divergence(acting, old)):
             self._roll_back(region, states, start)  # a matter of rounding
@@ -191,7 +199,7 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         self._forget_rollout()
 
         self._n_updates += self.n_epochs
-        self._log_update(rollout, region, old, acting, stats, fixup_steps)
+        self._log_update(rollout, region, old, acting, stats, fixups)
 
     def _primary_phase(self, data: Table, stats: RunningMeans, start: Checkpoint) -> bool:
         """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7).
@@ -218,28 +226,33 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         new, values = forward(batch.observations)
         log_prob = new.log_prob(batch.actions)
         kl = divergence(new, old, self.kl_direction)
-        advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
+        advantages = normalize(batch.advantages) if self._normalizes_minibatches else batch.advantages
         surrogate = surrogate_loss(log_prob, batch.old_log_prob, advantages)
         clipped = clipped_values(values.flatten(), batch.old_values, weights.clip_range_vf)
         critic_loss = value_loss(clipped, batch.returns)
-        loss = surrogate + weights.value * critic_loss + dual[0].to(kl.dtype) * kl.mean()
+        loss = surrogate + weights.value * critic_loss + kl_penalty(kl, dual, batch.tasks)
         if weights.entropy is not None:
             entropy = new.entropy()
             loss = loss - weights.entropy * (-log_prob if entropy is None else entropy).mean()
-        statistic = kl_statistic(kl, self.kl_statistic)
+        statistic = kl_statistic(kl, self.kl_statistic, batch.tasks, len(dual))
         return loss, {"policy_gradient_loss": surrogate, "value_loss": critic_loss, "kl": statistic}
 
-    def _fixup_phase(self, region: KLRegion, states: Table, start: Checkpoint) -> int:
+    def _fixup_phase(self, region: KLRegion, states: Table, start: Checkpoint) -> list[th.Tensor]:
         """Step on the divergence alone until the trust region holds, whatever it takes (lines 8 to 15).
 
-        In the network's evaluation mode, in which the policy acts. Returns the number of gradient steps.
+        In the network's evaluation mode, in which the policy acts. Returns what L_β looked at in each gradient step.
         """
         self.policy.set_training_mode(False)
         forward, optimizer = Actions(self.policy), self.policy.optimizer
-        step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self.dual.rule)
+        take_step = EagerStep(forward, self._fixup_loss, optimizer, self.max_grad_norm, **self.dual.rule)
+        steps: list[th.Tensor] = []
+
+        def step(data: Table, rows: Sequence[th.Tensor]) -> None:
+            steps.append(take_step(data, rows)["kl"])
+
         size = min(states.rows_for(self.fixup_batch_size), states.n_rows)
         measure, limit = self._measurement(region, forward, states, size), self.max_fixup_steps
-        steps, clean = step_until_clean(states, size, measure, region.is_clean, step, limit)
+        _, clean = step_until_clean(states, size, measure, region.is_clean, step, limit)
         if not clean:
             self._roll_back(region, states, start)
         self.policy.set_training_mode(True)
@@ -257,7 +270,7 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
 
     def _roll_back(self, region: KLRegion, states: Table, start: Checkpoint) -> None:
         """Move the policy back towards the old one until the trust region holds, if it does not."""
-        observations, old = states.part(states.rows)
+        observations, old, _ = states.part(states.rows)
         policy_state = [*self._policy_parameters, *statistics(self.policy)]
 
         def is_inside() -> bool:
@@ -270,11 +283,11 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         self._rollbacks += roll_back(self.policy.optimizer, policy_state, start.values(policy_state), is_inside)
 
     def _fixup_loss(
-        self, forward: Any, observations: Any, old: ActionParameters, dual: th.Tensor, _: th.Tensor
+        self, forward: Any, observations: Any, old: ActionParameters, tasks: Any, dual: th.Tensor, _: th.Tensor
     ) -> Loss:
         """Return sg(β)·L_KL."""
         kl = divergence(forward(observations), old, self.kl_direction)
-        return dual[0].to(kl.dtype) * kl.mean(), {"kl": kl_statistic(kl, self.kl_statistic)}
+        return kl_penalty(kl, dual, tasks), {"kl": kl_statistic(kl, self.kl_statistic, tasks, len(dual))}
 
     # --- plumbing ---
 
@@ -294,51 +307,38 @@ class FixPO(ActionMasking, TrustRegionAlgorithm):
         old: ActionParameters,
         acting: ActionParameters,
         stats: RunningMeans,
-        fixup_steps: int,
+        fixups: list[th.Tensor],
     ) -> None:
         means = stats.read()
         means.pop("kl", None)  # of an update that broke off there is none
         self._log("train", means)
         self._log_explained_variance(rollout)
-        self._log("trust_region", region.measure(acting, old))
-        primary_steps = self.n_epochs * self._n_minibatches(rollout)
+        self._log_measured("trust_region", region.measure, (acting, old), rollout.tasks)
+        self._log_measured("fixpo", region.largest, (acting, old), rollout.tasks)
+        primary_steps, fixup_steps = self.n_epochs * self._n_minibatches(rollout), len(fixups)
         values = {
-            "kl_max": region.divergence(acting, old).max().item(),
             "kl_bound": region.bound,
-            "beta": self.dual.value.item(),
+            "beta": self.dual.value.view(-1)[: self.n_tasks].mean().item(),
             "fixup_steps": fixup_steps,
             "fixup_share": fixup_steps / (primary_steps + fixup_steps),
             "rollbacks": self._rollbacks,
         }
         self._log("fixpo", values)
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self._log_by_task("fixpo/beta", self.dual.value)
+        self._log_by_task("fixpo/fixup_steps", region.count_outside(fixups, self.n_tasks))
+        self._log_policy()
 
     def _setup_model(self) -> None:
-        self._check_arguments()
+        check_fixpo(self)
         self._rollbacks = getattr(self, "_rollbacks", 0)
         super()._setup_model()
         if self.clip_range_vf is not None:
             self._schedule("clip_range_vf")  # which says what is wrong with it
-        self.dual = BetaDual(self.kl_bound, self.kl_target_coef, self.beta_init, self.beta_learning_rate)
-        self.dual.to(self.device)
+        start = (self.beta_init, self.beta_learning_rate, self.n_tasks)
+        self.dual = BetaDual(self.kl_bound, self.kl_target_coef, *start).to(self.device)
         if self.use_sde:
             self.policy.reset_noise()
         self._policy_parameters = actor_parameters(self.policy)
-
-    def _check_arguments(self) -> None:
-        choices = {
-            "kl_statistic": ("max", "mean"),
-            "kl_direction": ("old_new", "new_old"),
-            "fixup": ("epoch", "update", "off"),
-        }
-        check_choices(self, choices)
-        least = {"kl_target_coef": 1, "beta_init": 0, "beta_learning_rate": 0}
-        check_at_least(self, least | {"max_fixup_steps": 1, "fixup_batch_size": 1})
-        check_positive(self, "kl_bound")
-        if self.raw_advantage and self.normalize_advantage:
-            raise ValueError("raw_advantage=True needs normalize_advantage=False, which would undo it.")
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_policy_parameters"]

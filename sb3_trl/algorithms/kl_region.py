@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -37,8 +38,8 @@ class KLRegion:
         """Return what is bounded, in float64, in which it is compared with the bound; shape ``(n,)``."""
         return divergence(new.double(), old.double(), self.direction)
 
-    def evaluate(self, forward: Any, observations: Any, old: ActionParameters) -> th.Tensor:
-        """Return it for what a forward pass says of some states."""
+    def evaluate(self, forward: Any, observations: Any, old: ActionParameters, tasks: Any = None) -> th.Tensor:
+        """Return it for what a forward pass says of some states, whatever their tasks are."""
         return self.divergence(forward(observations), old)
 
     def statistic_of(self, kl: th.Tensor) -> th.Tensor:
@@ -58,8 +59,22 @@ class KLRegion:
             raise FloatingPointError
         return self.contains(kl)
 
+    def largest(self, acting: ActionParameters, old: ActionParameters) -> dict[str, float]:
+        """Return the largest divergence of any state, by its name in the log."""
+        return {"kl_max": self.divergence(acting, old).max().item()}
+
+    def count_outside(self, steps: Sequence[th.Tensor], n_tasks: int | None) -> th.Tensor:
+        """Return for each task how often its statistic was beyond the bound.
+
+        :param steps: The statistics in several minibatches, scalars or of K tasks or more.
+        :param n_tasks: K, ``None`` for 1.
+        """
+        if not steps:
+            return th.zeros(n_tasks or 1)
+        return (th.stack(list(steps)) > self.bound).view(len(steps), -1).sum(0)
+
     def measure(self, acting: ActionParameters, old: ActionParameters) -> dict[str, float]:
-        """Return the trust-region log of the acting policy, measured in float64."""
+        """Return the trust-region log of the acting policy at some states, measured in float64."""
         acting, old = acting.double(), old.double()
         kl, entropy = acting.kl(old), acting.entropy()
         values = {

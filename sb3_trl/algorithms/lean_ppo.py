@@ -178,9 +178,7 @@ class LeanPPO(TrustRegionAlgorithm, PPO):
         # As SB3: of the divergence the last epoch's mean, of the loss the last minibatch's.
         self._log("train", stats.read(last={"approx_kl": n_minibatches, "loss": 1}))
         self._log_explained_variance(rollout)
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self._log_policy()
         for name in ("clip_range", "clip_range_vf"):
             if getattr(self, name) is not None:
                 self.logger.record(f"train/{name}", self._now(name))

@@ -15,6 +15,7 @@ __all__ = [
     "clipped_surrogate_loss",
     "clipped_values",
     "normalize",
+    "normalize_by_task",
     "surrogate_loss",
     "trust_region_loss",
     "value_loss",
@@ -43,6 +44,20 @@ def normalize(advantages: Tensor) -> Tensor:
         return advantages
     std, mean = th.std_mean(advantages)
     return (advantages - mean) / (std + 1e-8)
+
+
+def normalize_by_task(advantages: Tensor, tasks: Tensor) -> Tensor:
+    """Return advantages with mean 0 and standard deviation 1 among those of each task; a task's only one becomes 0.
+
+    :param advantages: ``(n,)``.
+    :param tasks: Number of each one's task, ``(n,)``.
+    """
+    result = th.zeros_like(advantages)
+    for number in tasks.unique():
+        is_own = tasks == number
+        if int(is_own.sum()) > 1:
+            result[is_own] = normalize(advantages[is_own])
+    return result
 
 
 def surrogate_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trl.algorithms.arguments import check_absent, check_at_least, check_bounds, check_categorical
+from sb3_trl.algorithms.arguments import check_trpl
 from sb3_trl.algorithms.enforcement import roll_back
 from sb3_trl.algorithms.hard import step_inside
 from sb3_trl.algorithms.losses import Weights, normalize, surrogate_loss, trust_region_loss, value_loss
 from sb3_trl.algorithms.masking import ActionMasking
 from sb3_trl.algorithms.projecting import ProjectingAlgorithm
+from sb3_trl.algorithms.tasks import ManyTasks
 from sb3_trl.algorithms.trust_region import TrustRegion, reachable_entropy
 from sb3_trl.policies.actor_critic import TRPLPolicy
 from sb3_trl.policies.categorical import DISCRETE
@@ -22,7 +23,6 @@ from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.policies.masks import unmasked
 from sb3_trl.policies.sequences import steps_of
 from sb3_trl.projections import (
-    Categorical,
     EntropySchedule,
     FrobeniusProjection,
     Gaussian,
@@ -40,10 +40,8 @@ from sb3_trl.steps.running_means import RunningMeans
 
 __all__ = ["TRPL"]
 
-_BOUNDS = (*Gaussian.bound_names, *Categorical.bound_names)
 
-
-class TRPL(ActionMasking, ProjectingAlgorithm):
+class TRPL(ManyTasks, ActionMasking, ProjectingAlgorithm):
     """Trust Region Projection Layers (Algorithm 2 of Otto et al., 2021, https://openreview.net/forum?id=qYZD-AO1Vn).
 
     The policy that collects rollouts is the network's Gaussian π_θ. The loss looks at its projection π̃ onto a
@@ -81,7 +79,9 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
     :param hard: Make the policy that acts obey the bounds at every state of the batch: further steps on the
         penalty alone until it does, then, past ``max_hard_steps``, a halving search back to the old policy.
     :param max_hard_steps: Cap of those steps in one update.
-    :param normalize_advantage: Normalise advantages in each minibatch.
+    :param normalize_advantage: Normalise advantages in each minibatch; ``"task"``: among those of each task, once.
+    :param tasks: How the tasks of a policy for many are told apart, as in ``FixPO``: each has its own curves in the
+        log then. Bounds of each task are a ``StateBound``.
     :param ent_coef: Entropy bonus.
     :param vf_coef: Weight of the value loss where actor and critic share parameters.
     :param max_grad_norm: Gradient clipping, none by default.
@@ -126,7 +126,8 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
         n_regression_epochs: int = 0,
         hard: bool = False,
         max_hard_steps: int = 200,
-        normalize_advantage: bool = True,
+        normalize_advantage: bool | Literal["task"] = True,
+        tasks: str | int | tuple[int, int] | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = None,
@@ -182,6 +183,7 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
         self.hard = hard
         self.max_hard_steps = max_hard_steps
         self.normalize_advantage = normalize_advantage
+        self.tasks = tasks
         self.compile = compile
         if _init_setup_model:
             self._setup_model()
@@ -241,7 +243,7 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
         if self.policy.shares_parameters:
             new, values = new
         projected = region.project(new)
-        advantages = normalize(batch.advantages) if self.normalize_advantage else batch.advantages
+        advantages = normalize(batch.advantages) if self._normalizes_minibatches else batch.advantages
         surrogate = surrogate_loss(projected.log_prob(batch.actions), batch.old_log_prob, advantages)
         penalty = trust_region_loss(new, projected, region.projection)
         loss = th.addcmul(surrogate, weights.trust_region, penalty)
@@ -302,14 +304,15 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
         self._log_explained_variance(rollout)
         acting = self._predictions(rollout)
         projected_fraction = 1 - region.is_inside(prediction).double().mean().item()
-        self._log("trust_region", region.measure(acting) | {"projected_fraction": projected_fraction})
+        self._log_measured("trust_region", TrustRegion.measure, (region, acting), rollout.tasks)
+        self._log("trust_region", {"projected_fraction": projected_fraction})
         if isinstance(acting, Gaussian):
             self._log("train", {"std": acting.covariance.diagonal(dim1=-2, dim2=-1).sqrt().mean().item()})
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _setup_model(self) -> None:
         projection = make_projection(self.projection)
-        self._check_arguments(projection)
+        check_trpl(self, projection)
         self._rollbacks = getattr(self, "_rollbacks", 0)
         schedule = None
         if self.entropy_schedule is not None:
@@ -323,21 +326,6 @@ class TRPL(ActionMasking, ProjectingAlgorithm):
         """Return the bounds of a policy of this kind: the arguments, or the projection's own."""
         own = KLProjection() if self.trust_region_layer.projection is None else self.trust_region_layer.projection
         return [self._schedule(name, getattr(own, name), as_bound) for name in self.policy.action_dist.bound_names]
-
-    def _check_arguments(self, projection: Projection | None) -> None:
-        is_discrete = isinstance(self.action_space, DISCRETE)
-        check_bounds(self, _BOUNDS, (Categorical if is_discrete else Gaussian).bound_names)
-        if is_discrete:
-            check_categorical(self, projection)
-        check_at_least(self, {"trust_region_coef": 0, "n_critic_epochs": 0, "n_regression_epochs": 0})
-        if self.projection is None:
-            check_absent(self, ("hard", *_BOUNDS, "n_regression_epochs"), "a trust region: choose a projection")
-        if self.entropy_schedule is None:
-            check_absent(self, ("entropy_equality", "entropy_first"), "entropy control: choose an entropy_schedule")
-        if self.hard and self.entropy_schedule is not None and not self.entropy_first:
-            raise ValueError("hard=True leaves the trust region the last word: set entropy_first=True with it.")
-        if self.hard:
-            check_at_least(self, {"max_hard_steps": 1})
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, tensors = super()._get_torch_save_params()

@@ -57,7 +57,7 @@ class RecordedFixPO(FixPO):
         super().train()
         self._update += 1
 
-    def _fixup_phase(self, *arguments: Any) -> int:
+    def _fixup_phase(self, *arguments: Any) -> list[th.Tensor]:
         self._kind = "fixup"
         steps = super()._fixup_phase(*arguments)
         self._kind = "end"

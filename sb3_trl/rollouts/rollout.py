@@ -27,6 +27,7 @@ class Rollout(NamedTuple):
     old_log_prob: th.Tensor  # (n,)
     advantages: th.Tensor  # (n,)
     returns: th.Tensor  # (n,)
+    tasks: th.Tensor | None = None  # (n,), the number of every state's task, where there are several
 
 
 def rollout_from_buffer(buffer: RolloutBuffer) -> Rollout:

@@ -58,7 +58,8 @@ class Request:
     @property
     def variant(self) -> Hashable:
         """Equal for requests that differ in tensors alone: one compiled function serves them."""
-        return variant_of(self.data, self.optimizer.param_groups[0]["params"], self.max_grad_norm)
+        parameters, extra = self.optimizer.param_groups[0]["params"], self.rule.get("extra", ())
+        return variant_of(self.data, parameters, self.max_grad_norm, extra)
 
 
 class JointStep:
@@ -145,7 +146,7 @@ class JointStep:
             self._function.forget()
             self._tensors, self._fixed = (), None
         for key in self._scalars[0] if self._scalars else ():
-            values = th.stack([step[key] for step in self._scalars], -1)
+            values = th.stack([step[key] for step in self._scalars], 1)
             for request, own_values in zip(requests, values, strict=False):
                 request.stats.extend(key, own_values)
         self._scalars = []

@@ -195,7 +195,7 @@ class CompiledStep(EagerStep):
         """Choose the variant for what is trained now, on data of this kind."""
         self.finish()
         limit, device = self.max_grad_norm, self.parameters[0].device
-        key = variant_of(data, self.parameters, limit)
+        key = variant_of(data, self.parameters, limit, self.extra)
         if key not in self._variants:
             named = trained_parameters(self, data.part(data.at(index).rows))
             self._variants[key] = Variant(Layout(named))
@@ -238,9 +238,10 @@ class CompiledStep(EagerStep):
                 variant.function.forget()
 
 
-def variant_of(data: Table, parameters: Sequence[Tensor], max_grad_norm: float | None) -> Hashable:
+def variant_of(data: Table, parameters: Sequence[Tensor], max_grad_norm: float | None, extra: Flat = ()) -> Hashable:
     """Return what a step has to be compiled once more for, where tensors alone would be inputs."""
-    return data.kind, tuple(p.requires_grad for p in parameters), max_grad_norm is None
+    shapes = tuple(tensor.shape for tensor in extra)
+    return data.kind, tuple(p.requires_grad for p in parameters), max_grad_norm is None, shapes
 
 
 def trained_parameters(step: EagerStep, minibatch: tuple[Any, ...]) -> dict[str, nn.Parameter]:

@@ -185,6 +185,16 @@ def test_the_bounds_of_state_dependent_bounds():
     assert load_example("state_dependent_bounds").mean_bound(observations).tolist() == pytest.approx([0.01, 0.1])
 
 
+def test_tasks(run):
+    printed = run("tasks", "--timesteps", 2400)
+    assert len(re.findall(r"largest KL of any state 0\.0\d+|largest KL of any state 0\.100", printed)) == 2
+    rows = re.findall(r"(short|medium|long) +return +(-[\d.]+) +β ([\d.]+)", printed)
+    assert [name for name, _, _ in rows] == ["short", "medium", "long"] * 2
+    assert all(-3000 < float(episode_return) < 0 for _, episode_return, _ in rows), "in the units of one task"
+    betas = [beta for _, _, beta in rows]
+    assert len({*betas[:3]}) == 1 < len({*betas[3:]})
+
+
 def test_full_covariance(run):
     printed = run("full_covariance", "--timesteps", 2048, "--projection", "w2")
     table = printed[printed.index("[[") :]

@@ -51,10 +51,13 @@ class RecurrentFixPO(Recurrence, FixPO):
     :param fixup_batch_size: States per step of the fixup phase: as many whole sequences as have so many.
     :param max_fixup_steps: Cap of the gradient steps of one fixup phase.
     :param clip_range_vf: Clipping of the value function as in SB3's PPO, none by default.
-    :param normalize_advantage: Normalise advantages in each minibatch.
+    :param normalize_advantage: Normalise advantages in each minibatch; ``"task"``: among those of each task, once.
     :param raw_advantage: Where ``VecNormalize`` divides rewards by the standard deviation σ of returns, multiply
         advantages by σ, so that they are in the environment's own units, as in the authors' code, which normalises
         values and not rewards. β is in the same units, and larger by σ. Needs ``normalize_advantage=False``.
+    :param tasks: How the tasks of a policy for many are told apart: ``K``, where the last K entries of the observation
+        are a one among zeros; ``(first, last + 1)`` for entries elsewhere; a key of ``info``, or of ``Dict``
+        observations. Each task has its own β then, and its own curves in the log.
     :param ent_coef: Entropy bonus.
     :param vf_coef: c_v, weight of the value loss.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
@@ -96,8 +99,9 @@ class RecurrentFixPO(Recurrence, FixPO):
         fixup_batch_size: int = 1024,
         max_fixup_steps: int = 200,
         clip_range_vf: float | str | Schedule | None = None,
-        normalize_advantage: bool = True,
+        normalize_advantage: bool | Literal["task"] = True,
         raw_advantage: bool = False,
+        tasks: str | int | tuple[int, int] | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
@@ -134,6 +138,7 @@ class RecurrentFixPO(Recurrence, FixPO):
             clip_range_vf=clip_range_vf,
             normalize_advantage=normalize_advantage,
             raw_advantage=raw_advantage,
+            tasks=tasks,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
@@ -161,7 +166,7 @@ class RecurrentFixPO(Recurrence, FixPO):
 
         @th.no_grad()
         def measure(index: th.Tensor) -> th.Tensor:
-            observations, old = states.part(states.at(index).rows)
+            observations, old, _ = states.part(states.at(index).rows)
             kl = region.evaluate(forward, observations, old)
             if region.statistic == "max":
                 return largest(kl, observations)

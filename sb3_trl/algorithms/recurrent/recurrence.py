@@ -52,7 +52,7 @@ class Recurrence(TrustRegionAlgorithm):
     def _collect_as_sb3(self, *arguments: Any) -> bool:
         return RecurrentPPO.collect_rollouts(self, *arguments)  # type: ignore[arg-type]
 
-    def _rollout(self) -> Rollout:
+    def _read_buffer(self) -> Rollout:
         return recurrent_rollout(self.rollout_buffer)
 
     def _states(self, data: Any) -> Table:

@@ -58,7 +58,9 @@ class RecurrentTRPL(Recurrence, TRPL):
     :param hard: Make the policy that acts obey the bounds at every step of the batch: further steps on the
         penalty alone until it does, then, past ``max_hard_steps``, a halving search back to the old policy.
     :param max_hard_steps: Cap of those steps in one update.
-    :param normalize_advantage: Normalise advantages in each minibatch.
+    :param normalize_advantage: Normalise advantages in each minibatch; ``"task"``: among those of each task, once.
+    :param tasks: How the tasks of a policy for many are told apart, as in ``FixPO``: each has its own curves in the
+        log then. Bounds of each task are a ``StateBound``.
     :param ent_coef: Entropy bonus.
     :param vf_coef: Weight of the value loss where actor and critic share parameters.
     :param max_grad_norm: Gradient clipping, none by default.
@@ -109,7 +111,8 @@ class RecurrentTRPL(Recurrence, TRPL):
         n_regression_epochs: int = 0,
         hard: bool = False,
         max_hard_steps: int = 200,
-        normalize_advantage: bool = True,
+        normalize_advantage: bool | Literal["task"] = True,
+        tasks: str | int | tuple[int, int] | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = None,
@@ -148,6 +151,7 @@ class RecurrentTRPL(Recurrence, TRPL):
             hard=hard,
             max_hard_steps=max_hard_steps,
             normalize_advantage=normalize_advantage,
+            tasks=tasks,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
