@@ -10,7 +10,6 @@ import argparse
 import platform
 from typing import Any
 
-import numpy as np
 import sb3_contrib
 import torch as th
 from gymnasium import spaces
@@ -43,7 +42,7 @@ def pendulum(cls: type[BaseAlgorithm], **kwargs: Any) -> BaseAlgorithm:
 class Screens(FakeImageEnv):
     """Pictures of noise, 36 × 64 × 3, in episodes of 100 to 300 steps: they cost next to nothing.
 
-    Lengths are drawn, so that every rollout has ends in it: sb3-contrib pads each sequence of a minibatch to the longest.
+    Lengths are drawn, so that every rollout has ends in it: sb3-contrib pads a minibatch's sequences to the longest.
     """
 
     def __init__(self) -> None:
@@ -53,7 +52,7 @@ class Screens(FakeImageEnv):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict]:
         """Begin an episode, of another length."""
-        self.ep_length = int(np.random.randint(100, 301))
+        self.ep_length = int(self.np_random.integers(100, 301))
         return super().reset(**kwargs)
 
 
