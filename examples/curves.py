@@ -49,10 +49,8 @@ def main() -> None:
     divergence.set(title="KL(acting ‖ old) of an update's states, nats", xlabel="steps", yscale="log")
     divergence.legend()
 
-    outside.plot(*logged["trust_region/projected_fraction"], label="projected")
-    outside.plot(*logged["trust_region/violation_fraction"], label="acting policy outside")
-    outside.set(title="share of states", xlabel="steps", ylim=(0, 1))
-    outside.legend()
+    outside.plot(*logged["trust_region/projected_fraction"])
+    outside.set(title="share of states that were projected", xlabel="steps", ylim=(0, 1))
 
     figure.savefig(args.out, dpi=110)
     updates = len(logged["trust_region/kl_mean"][0])

@@ -62,7 +62,7 @@ def show(title: str, script: str, out: Path, *arguments: object) -> None:
 
     It runs in a process of its own: drivers that do not work can end a process.
     """
-    command = [sys.executable, Path(__file__).with_name(script), "--out", out, *arguments]
+    command = [sys.executable, Path(__file__).parent / script, "--out", out, *arguments]
     try:
         result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False)
         ended, said = result.returncode == 0, result.stderr.strip().splitlines()
@@ -72,7 +72,7 @@ def show(title: str, script: str, out: Path, *arguments: object) -> None:
         print(f"{title + ':':11} {out}")
     else:
         reason = said[-1] if said else "it ended without a word"
-        print(f"{title + ':':11} none, examples/{script} cannot do it on this machine: {reason}")
+        print(f"{title + ':':11} none, examples/{Path(script).name} cannot do it on this machine: {reason}")
 
 
 def main() -> None:
