@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := sb3_trl tests examples benchmarks
+SOURCES := sb3_trl tests examples benchmarks hatch_build.py
 # Those that measure speed; the others train for hours and have arguments of their own.
 BENCHMARKS := $(addprefix benchmarks/,projections.py training.py scaling.py)
 
