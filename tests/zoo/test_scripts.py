@@ -357,17 +357,10 @@ def test_the_hub_wants_to_be_trusted(folder, hub, monkeypatch, capsys):
 
 def test_tracked_runs_have_the_trust_region(tmp_path):
     """In a process of its own: wandb changes TensorBoard's writers for good. Nothing is sent: the run is offline."""
-    datastore = pytest.importorskip("wandb.sdk.internal.datastore")
-    from wandb.proto import wandb_internal_pb2
-
+    pytest.importorskip("wandb")
     line = f"train --algo trpl --env {ENV} -n 600 --eval-freq -1 --device cpu --track {SMALL['trpl']}"
     call_elsewhere(line.replace("n_envs:2", "n_envs:1"), tmp_path, WANDB_MODE="offline", WANDB_SILENT="true")
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    store = datastore.DataStore()
-    store.open_for_scan(str(path))
-    keys = set()
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        keys |= {item.key or "/".join(item.nested_key) for item in record.history.item}
-    assert {"trust_region/kl_mean", "trust_region/kl_bound", "trust_region/projected_fraction"} <= keys
+    written = path.read_bytes()
+    for key in ("trust_region/kl_mean", "trust_region/kl_bound", "trust_region/projected_fraction"):
+        assert key.encode() in written, key
