@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from support import ROOT
 
 import sb3_trl
@@ -121,3 +122,27 @@ def test_an_address_is_one(hook, monkeypatch):
     monkeypatch.setenv("SB3_TRL_REPOSITORY", "team/sb3_trl")
     with pytest.raises(ValueError, match="must begin with https://"):
         hook["RepositoryHook"](str(ROOT), {}).update({"version": "1"})
+
+
+def test_the_version_to_cite():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == sb3_trl.__version__
+
+
+def test_workflows_try_the_versions_that_are_promised():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    tried = {entry["python"] for entry in workflow["jobs"]["versions"]["strategy"]["matrix"]["include"]} | {"3.11"}
+    promised = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+    assert tried == set(promised)
+
+
+def test_workflows_call_what_there_is():
+    makefile = (ROOT / "Makefile").read_text()
+    text = "".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    targets = re.findall(r"\brun: make (\w+)", text)
+    assert {"subset", "docs", "smoke"} <= set(targets)
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    (subset,) = re.findall(r"^SUBSET := \$\(addprefix tests/,((?:.|\\\n)+?)\)$", makefile, re.MULTILINE)
+    paths = subset.replace("\\\n", " ").split()
+    assert len(paths) > 4
+    assert all((ROOT / "tests" / path).is_file() for path in paths)
