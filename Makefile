@@ -1,5 +1,6 @@
 # make train   set up .venv and train TRPL on HalfCheetah for a few minutes
 # make test    set up .venv and run every test
+# make subset   the tests that are run with the oldest and the newest versions (docs/compatibility.md)
 # make compiled   the tests of compiled code once more, as C++: `make test` only traces most of it
 # make smoke   install the wheel somewhere else and use it, as a new user does
 # make metaworld   look at each of Meta-World's fifty tasks: `make test` takes a few
@@ -17,14 +18,18 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := sb3_trl tests examples benchmarks
+SOURCES := sb3_trl tests examples benchmarks hatch_build.py
 # Those that measure speed; the others train for hours and have arguments of their own.
 BENCHMARKS := $(addprefix benchmarks/,projections.py training.py scaling.py)
+
+# One look at everything that other versions of other packages can break.
+SUBSET := $(addprefix tests/,algorithms/test_trpl.py algorithms/test_fixpo.py sb3/test_run.py rollouts/test_collection.py \
+	deployment/test_export.py zoo/test_experiment.py)
 
 # More threads than one cost time with networks of this size, and a lot of it when cores are shared.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup train test compiled smoke metaworld reproduce check format docs bench clean
+.PHONY: help setup train test subset compiled smoke metaworld reproduce check format docs bench clean
 
 help:
 	@echo "make train   train TRPL on $(ENV) ($(TIMESTEPS) steps; TIMESTEPS=… ENV=…)"
@@ -70,6 +75,10 @@ reproduce: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# In an environment of anybody's, VENV: nothing is installed.
+subset:
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(SUBSET)
 
 compiled: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m traced --inductor

@@ -8,9 +8,11 @@ The run is a folder that examples/train.py has left.
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported; "glfw" where there is a screen and no EGL
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported; "glfw" where there is a screen and no EGL
 
 import gymnasium as gym
 import imageio

@@ -1,4 +1,4 @@
-"""Train TRPL on a MuJoCo task for a few minutes, evaluate it and save it.
+"""Train TRPL on a MuJoCo task for a few minutes, evaluate it, save it, draw how it learned and film it.
 
     python examples/train.py
     python examples/train.py --env Walker2d-v5 --timesteps 1000000 --seed 1 --out runs/walker
@@ -8,6 +8,7 @@ The settings are those of HalfCheetah-v5 in hyperparams/trpl.yml; `sb3-trl train
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,12 +57,31 @@ class PrintReturn(BaseCallback):
             print(f"{self.num_timesteps:>9} steps   return {np.mean(returns):8.1f}", flush=True)
 
 
+def show(title: str, script: str, out: Path, *arguments: object) -> None:
+    """Run another example, which draws; where it cannot, say so: what is trained is saved already.
+
+    It runs in a process of its own: drivers that do not work can end a process.
+    """
+    command = [sys.executable, Path(__file__).parent / script, "--out", out, *arguments]
+    try:
+        result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False)
+        ended, said = result.returncode == 0, result.stderr.strip().splitlines()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        ended, said = False, [str(error)]
+    if ended:
+        print(f"{title + ':':11} {out}")
+    else:
+        reason = said[-1] if said else "it ended without a word"
+        print(f"{title + ':':11} none, examples/{Path(script).name} cannot do it on this machine: {reason}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="HalfCheetah-v5")
     parser.add_argument("--timesteps", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/train"))
+    parser.add_argument("--film", type=int, default=500, metavar="STEPS", help="length of the film, 0 for none")
     args = parser.parse_args()
 
     th.set_num_threads(1)  # with networks this small, more threads are slower
@@ -82,6 +102,10 @@ def main() -> None:
         f"Saved:      {args.out / 'model.zip'} and {args.out / 'vecnormalize.pkl'}\n"
         f"Look at it: {tensorboard} --logdir {args.out / 'tensorboard'}"
     )
+    show("Curves", "curves.py", args.out / "curves.png", "--run", args.out)
+    if args.film:
+        film = args.out / "film.mp4"
+        show("Film", "film.py", film, "--run", args.out, "--env", args.env, "--steps", args.film)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -15,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sb3_trl.version import __version__
+
 __all__ = ["INSTALL", "load_from_hub", "plot", "push_to_hub", "run_script"]
 
 INSTALL = 'pip install "sb3-trl[zoo]"'
@@ -27,7 +30,7 @@ def run_script(module: str) -> None:
 
 
 def push_to_hub() -> None:
-    """Run ``rl_zoo3.push_to_hub``; the model card names ``sb3-trl``."""
+    """Run ``rl_zoo3.push_to_hub``; the model card names ``sb3-trl``, shows the film and says what was measured."""
     _restore_generate_metadata()
     with cards_name_the_command():
         run_script("rl_zoo3.push_to_hub")
@@ -99,9 +102,10 @@ def cards_name_the_command() -> Iterator[None]:
     original = repocard.metadata_save
 
     def save(local_path: str | Path, data: dict[Any, Any]) -> None:
-        text = Path(local_path).read_text().replace("pip install rl_zoo3", INSTALL)
+        path = Path(local_path)
+        text = path.read_text().replace("pip install rl_zoo3", INSTALL)
         text = re.sub(r"python -m rl_zoo3\.\w+", _command, text)
-        Path(local_path).write_text(text)
+        path.write_text(_with_film_and_metrics(text, path.parent))
         original(local_path, data)
 
     repocard.metadata_save = save
@@ -169,7 +173,23 @@ def _restore_generate_metadata() -> None:
 
 
 def _command(match: re.Match[str]) -> str:
-    return f"sb3-trl {match[0].rpartition('.')[2].replace('_', '-')}"
+    name = match[0].rpartition(".")[2].replace("_", "-")
+    # The RL Zoo loads from the hub only where this says that its author is trusted.
+    return f"{'TRUST_REMOTE_CODE=True ' if name == 'load-from-hub' else ''}sb3-trl {name}"
+
+
+def _with_film_and_metrics(card: str, folder: Path) -> str:
+    """Return a model card with the agent's film and the return of its evaluation, which lie in the same folder."""
+    results = json.loads((folder / "results.json").read_text())
+    kind = "deterministic" if results["is_deterministic"] else "drawn"
+    parts = [
+        f"Return: **{results['mean_reward']:.2f} ± {results['std_reward']:.2f}** (mean and standard deviation of "
+        f"{results['n_eval_episodes']} episodes, actions {kind}), with sb3_trl {__version__}."
+    ]
+    if (folder / "replay.mp4").is_file():
+        parts.append('<video controls autoplay loop muted src="replay.mp4"></video>')
+    introduction, usage, rest = card.partition("\n## Usage")
+    return "\n\n".join([introduction.rstrip(), *parts]) + f"\n{usage}{rest}"
 
 
 def _unused_path(name: str) -> Path:

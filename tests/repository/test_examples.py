@@ -61,15 +61,54 @@ def test_the_command_in_its_docstring(path):
 
 
 def test_train(run, tmp_path):
-    printed = run("train", "--timesteps", 10240, "--seed", 1, "--out", tmp_path)
+    printed = run("train", "--timesteps", 10240, "--seed", 1, "--out", tmp_path, "--film", 5)
     assert re.search(r"10240 steps +return +-?\d+", printed)
     assert re.search(r"return -?[\d.]+ \+- [\d.]+ over 10 episodes", printed)
     assert f"--logdir {tmp_path / 'tensorboard'}" in printed
+    assert re.search(rf"^Curves: +{tmp_path / 'curves.png'}$", printed, re.MULTILINE)
+    assert re.search(rf"^Film: +{tmp_path / 'film.mp4'}$", printed, re.MULTILINE)
+    assert imread(tmp_path / "curves.png")[..., :3].std() > 0.05
+    assert len(list(imageio.imiter(tmp_path / "film.mp4"))) == 5
     assert list((tmp_path / "tensorboard" / "TRPL_1").glob("events*"))
     env = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), make_vec_env("HalfCheetah-v5"))
     model = TRPL.load(tmp_path / "model.zip", env=env, device="cpu")
     assert model.num_timesteps == 10240
     assert env.obs_rms.count > 10240
+
+
+@pytest.mark.parametrize(
+    "script", ["import sys; sys.exit('no driver')", "import os; os.abort()", "raise OSError('no driver')"]
+)
+def test_train_does_not_fail_where_nothing_can_be_drawn(script, tmp_path, capsys):
+    train = load_example("train")
+    broken = tmp_path / "broken.py"
+    broken.write_text(script)
+    train.show("Film", broken, tmp_path / "film.mp4")
+    printed = capsys.readouterr().out
+    assert printed.startswith("Film:       none, examples/broken.py cannot do it on this machine: ")
+    assert ("no driver" in printed) == ("no driver" in script)
+
+
+def test_a_film_without_a_driver(run, saved_run, monkeypatch, capsys):
+    """The sentence is the one of whoever could not draw; the rest of the training is as always."""
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    load_example("train").show("Film", "film.py", saved_run / "film.mp4", "--run", saved_run, "--steps", 5)
+    assert re.search("Film: +none, .*nonsense", capsys.readouterr().out)
+
+
+def test_curves(run, saved_run, tmp_path):
+    printed = run("curves", "--run", saved_run, "--out", tmp_path / "curves.png")
+    assert number("curves.png:", printed) == 2
+    assert 0 < number("which moved the policy by", printed) < 1
+    assert imread(tmp_path / "curves.png")[..., :3].std() > 0.05
+
+
+def test_curves_of_a_run_too_short(run, tmp_path):
+    run("train", "--env", "InvertedPendulum-v5", "--timesteps", 64, "--out", tmp_path, "--film", 0)
+    with pytest.raises(SystemExit, match="shorter than two updates"):
+        run("curves", "--run", tmp_path, "--out", tmp_path / "curves.png")
+    with pytest.raises(SystemExit, match="no run in"):
+        run("curves", "--run", tmp_path / "elsewhere")
 
 
 def test_the_settings_of_train_are_those_of_the_zoo():
@@ -86,7 +125,7 @@ def test_the_settings_of_train_are_those_of_the_zoo():
 @pytest.fixture
 def saved_run(run, tmp_path):
     """What a short ``train`` leaves, on a task with small pictures."""
-    run("train", "--env", "InvertedPendulum-v5", "--timesteps", 2048, "--out", tmp_path / "run")
+    run("train", "--env", "InvertedPendulum-v5", "--timesteps", 6144, "--out", tmp_path / "run", "--film", 0)
     return tmp_path / "run"
 
 

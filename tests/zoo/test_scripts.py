@@ -1,5 +1,6 @@
 """Every command of ``sb3-trl`` on a small task: the files it leaves, and what is in them."""
 
+import json
 import os
 import pickle
 import re
@@ -311,6 +312,12 @@ def test_an_agent_goes_to_the_hub_and_comes_back(folder, hub, capsys, algo):
     assert f"sb3-trl enjoy --algo {algo} --env {ENV}" in card
     assert scripts.INSTALL in card
     assert "rl_zoo3." not in card
+    loads = [line for line in card.splitlines() if "load-from-hub" in line]
+    assert loads
+    assert all(line.startswith("TRUST_REMOTE_CODE=True sb3-trl load-from-hub") for line in loads)
+    results = json.loads((repo / "results.json").read_text())
+    assert f"Return: **{results['mean_reward']:.2f} ± {results['std_reward']:.2f}**" in card
+    assert (repo / re.search(r'<video [^>]*src="([^"]+)"', card)[1]).is_file()
     metadata = yaml.safe_load(card.split("---")[1])
     assert metadata["model-index"][0]["name"] == ALGORITHMS[algo].__name__
 
@@ -330,7 +337,9 @@ def test_an_agent_goes_to_the_hub_and_comes_back(folder, hub, capsys, algo):
 
 def test_an_agent_without_normalisation_comes_back(folder, hub, capsys):
     call(f"push-to-hub --algo trpl --env {ENV} -f logs -orga me --no-render")
-    (hub / "me" / f"trpl-{ENV}" / "vec_normalize.pkl").unlink()
+    repo = hub / "me" / f"trpl-{ENV}"
+    assert "<video" not in (repo / "README.md").read_text(), "there is no film"
+    (repo / "vec_normalize.pkl").unlink()
     call(f"load-from-hub --algo trpl --env {ENV} -orga me -f downloaded")
     assert "No normalization file" in capsys.readouterr().out
     assert (folder / "downloaded" / "trpl" / f"{ENV}_1" / f"{ENV}.zip").is_file()
@@ -341,3 +350,17 @@ def test_the_hub_wants_to_be_trusted(folder, hub, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         call(f"load-from-hub --algo trpl --env {ENV} -orga me -f downloaded")
     assert "TRUST_REMOTE_CODE" in capsys.readouterr().err
+
+
+# --- Weights & Biases ---
+
+
+def test_tracked_runs_have_the_trust_region(tmp_path):
+    """In a process of its own: wandb changes TensorBoard's writers for good. Nothing is sent: the run is offline."""
+    pytest.importorskip("wandb")
+    line = f"train --algo trpl --env {ENV} -n 600 --eval-freq -1 --device cpu --track {SMALL['trpl']}"
+    call_elsewhere(line.replace("n_envs:2", "n_envs:1"), tmp_path, WANDB_MODE="offline", WANDB_SILENT="true")
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    written = path.read_bytes()
+    for key in ("trust_region/kl_mean", "trust_region/kl_bound", "trust_region/projected_fraction"):
+        assert key.encode() in written, key
