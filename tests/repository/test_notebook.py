@@ -20,10 +20,10 @@ def cells(kind: str) -> list[str]:
 def test_the_cells(tmp_path, monkeypatch, capsys):
     learn = TrustRegionAlgorithm.learn
 
-    def two_updates(model, total_timesteps, **kwargs):
+    def two_updates(model, total_timesteps, *args, **kwargs):
         assert 10_000 <= total_timesteps <= 50_000, "a notebook to wait for"
         model.n_epochs = model.n_critic_epochs = 1
-        return learn(model, 2 * model.n_steps * model.n_envs, **kwargs)
+        return learn(model, 2 * model.n_steps * model.n_envs, *args, **kwargs)
 
     monkeypatch.setattr(TrustRegionAlgorithm, "learn", two_updates)
     monkeypatch.chdir(tmp_path)
