@@ -70,6 +70,8 @@ POLICY_OPTIONS = {
 }
 #: Tested elsewhere: what they change is not the training. (``compile`` makes it faster.)
 WITHOUT_EFFECT = {"policy", "env", "stats_window_size", "tensorboard_log", "verbose", "device", "compile"}
+#: This one has an effect with normalize_advantage="task" alone (see test_tasks.py).
+WITHOUT_EFFECT |= {"tasks"}
 
 
 def test_the_tables_hold_every_argument():

@@ -40,7 +40,8 @@ def test_is_the_same_after_the_buffer_was_read_by_sb3():
     before = collect(model)
     next(model.rollout_buffer.get(16))
     after = rollout_from_buffer(model.rollout_buffer)
-    for name in Rollout._fields:
+    assert before.tasks is after.tasks is None
+    for name in set(Rollout._fields) - {"tasks"}:
         assert th.equal(getattr(before, name), getattr(after, name)), name
 
 
