@@ -53,6 +53,7 @@ def main() -> None:
     outside.set(title="share of states that were projected", xlabel="steps", ylim=(0, 1))
 
     figure.savefig(args.out, dpi=110)
+    plt.close(figure)
     updates = len(logged["trust_region/kl_mean"][0])
     mean = sum(logged["trust_region/kl_mean"][1]) / updates
     print(f"{args.out}: {updates} updates, which moved the policy by {mean:.2g} nats on average")

@@ -28,6 +28,7 @@ def test_the_cells(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TrustRegionAlgorithm, "learn", two_updates)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
+    plt.close("all")
     try:
         for number, cell in enumerate(cells("code")):
             exec(compile(cell, f"cell {number}", "exec"), namespace)
