@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from filelock import FileLock
 from gymnasium import spaces, utils
 from numpy.typing import NDArray
 
@@ -23,7 +26,8 @@ cv2, vizdoom = from_extra("cv2", "opencv-python-headless"), from_extra("vizdoom"
 _SCREEN = (120, 160)
 #: Of the game, which calls a step a tic.
 _TICS_PER_SECOND = 35
-#: A folder that the game makes wherever it starts, and leaves empty.
+#: A folder that the game wants wherever it starts, and leaves empty. Where it cannot make it, Python crashes: a game
+#: that starts beside it may have been first.
 _LEFT_BEHIND = Path("_vizdoom")
 
 
@@ -119,12 +123,20 @@ class VizdoomEnv(gym.Env[Any, Any], utils.EzPickle):
         self._game.close()
 
     def _start(self) -> None:
-        """Start the game, and leave nothing in the folder where Python runs."""
-        was_there = _LEFT_BEHIND.exists()
-        self._game.init()
-        if not was_there:
-            with suppress(OSError):
-                _LEFT_BEHIND.rmdir()
+        """Start the game, one at a time, and leave nothing in the folder where Python runs.
+
+        :raises OSError: The folder where Python runs cannot be written to.
+        """
+        user = getattr(os, "getuid", getuser)()
+        with FileLock(Path(tempfile.gettempdir()) / f"sb3_trl-vizdoom-{user}.lock"):
+            was_there = _LEFT_BEHIND.exists()
+            _LEFT_BEHIND.mkdir(exist_ok=True)
+            try:
+                self._game.init()
+            finally:
+                if not was_there:
+                    with suppress(OSError):
+                        _LEFT_BEHIND.rmdir()
 
     def _look(self) -> None:
         """Keep what the game shows; the game writes the next picture into the same memory."""

@@ -4,7 +4,10 @@ import gc
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import gymnasium as gym
@@ -218,3 +221,41 @@ def test_nothing_is_left_in_the_folder(tmp_path, monkeypatch):
     env.reset(seed=0)
     env.close()
     assert [path.name for path in tmp_path.iterdir()] == ["_vizdoom"], "what was there stays"
+
+
+def test_games_start_side_by_side_in_one_folder(tmp_path, monkeypatch):
+    """Each wants a folder of one name there: it finds it, and nobody takes it away while it starts."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+
+    class Game:
+        def is_running(self):
+            return False
+
+        def init(self):
+            found.append(Path("_vizdoom").is_dir())
+            time.sleep(0.01)
+            found.append(Path("_vizdoom").is_dir())
+            raise InterruptedError
+
+    def start():
+        env = VizdoomEnv("basic")
+        env._game = Game()
+        with suppress(InterruptedError):
+            env.reset(seed=0)
+
+    starts = [threading.Thread(target=start) for _ in range(8)]
+    for thread in starts:
+        thread.start()
+    for thread in starts:
+        thread.join()
+    assert found == 16 * [True]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    """An error of Python instead of its crash."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "_vizdoom").write_text("")
+    with pytest.raises(OSError, match="_vizdoom"):
+        VizdoomEnv("basic").reset(seed=0)
