@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,15 @@ COLUMNS = (
     "projected_fraction",
     "beta",
     "fixup_share",
+    "bounded_kl_max",
+    "rollbacks",
     "seconds",
     "resumed",
     *VERSIONS,
 )
 
 #: Those that came with later versions: runs of earlier ones have nothing there.
-LATER_COLUMNS = ("eval_success", "train_success", "resumed")
+LATER_COLUMNS = ("eval_success", "train_success", "bounded_kl_max", "rollbacks", "resumed")
 
 #: Columns that are means over updates, and the keys that updates log.
 MEANS = {
@@ -65,7 +68,13 @@ MEANS = {
     "beta": "fixpo/beta",
     "fixup_share": "fixpo/fixup_share",
 }
-KEYS = {*MEANS.values(), "trust_region/kl_max"}
+#: Columns that are the largest of the updates'. Rollbacks are counted from the beginning of training.
+LARGEST = {
+    "kl_max": ("trust_region/kl_max",),
+    "bounded_kl_max": ("fixpo/kl_max",),
+    "rollbacks": ("fixpo/rollbacks", "trust_region/rollbacks"),
+}
+KEYS = {*MEANS.values(), *chain(*LARGEST.values())}
 
 
 class Rows(BaseCallback):
@@ -143,7 +152,6 @@ class Rows(BaseCallback):
         successes = (self._evaluation.evaluations_successes or [[]])[-1]
         episodes = [episode["r"] for episode in self.model.ep_info_buffer or ()]
         kl = self._logged("trust_region/kl_mean")
-        kl_max = self._logged("trust_region/kl_max")
         return {
             **self._labels,
             "step": self.num_timesteps,
@@ -154,14 +162,14 @@ class Rows(BaseCallback):
             "train_success": _mean(self.model.ep_success_buffer),
             **{column: _mean(self._logged(key)) for column, key in MEANS.items()},
             "kl_spread": np.std(kl) if kl else None,
-            "kl_max": max(kl_max) if kl_max else None,
+            **{column: max(self._logged(*keys), default=None) for column, keys in LARGEST.items()},
             "seconds": round(self.seconds, 1),
             "resumed": self.resumed,
             **self._versions,
         }
 
-    def _logged(self, key: str) -> list[float]:
-        return [update[key] for update in self._updates if key in update]
+    def _logged(self, *keys: str) -> list[float]:
+        return [update[key] for update in self._updates for key in keys if key in update]
 
 
 def _mean(values: Collection[float] | None) -> Any:

@@ -34,10 +34,20 @@ def test_what_each_algorithm_logs(undisturbed):
     assert rows[always].notna().all(axis=None)
     assert later.loc[["ppo"], "train_return"].notna().all()
     filled = {name: set(own.columns[own.notna().all()]) for name, own in rows.groupby(level=0)}
-    own = {"mean_distance", "cov_distance", "violation_fraction", "projected_fraction", "beta", "fixup_share"}
+    guarantee = {"bounded_kl_max", "rollbacks"}
+    own = {
+        "mean_distance",
+        "cov_distance",
+        "violation_fraction",
+        "projected_fraction",
+        "beta",
+        "fixup_share",
+        *guarantee,
+    }
     assert filled["ppo"] & own == set()
-    assert filled["trpl"] & own == own - {"beta", "fixup_share"}
-    assert filled["fixpo"] & own == {"violation_fraction", "beta", "fixup_share"}
+    assert filled["trpl"] & own == own - {"beta", "fixup_share", *guarantee}
+    assert filled["fixpo"] & own == {"violation_fraction", "beta", "fixup_share", *guarantee}
+    assert (rows.loc["fixpo"].bounded_kl_max <= 0.5).all()
     assert (rows.kl_max >= rows.kl_mean).all()
     assert (rows.kl_spread > 0).sum() > len(rows) / 2
     assert (later.loc["trpl"].projected_fraction > 0).any()

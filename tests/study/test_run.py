@@ -59,6 +59,9 @@ def check_against_the_log(rows: pd.DataFrame, events) -> None:
         assert row.kl_mean == pytest.approx(np.mean(kl), rel=1e-5)
         assert row.kl_spread == pytest.approx(np.std(kl), rel=1e-3, abs=1e-9)
         assert row.kl_max == pytest.approx(max(logged("trust_region/kl_max")), rel=1e-5)
+        for column in ("bounded_kl_max", "rollbacks"):
+            values = logged(f"fixpo/{column.removeprefix('bounded_')}")
+            assert row[column] == pytest.approx(max(values), rel=1e-5) if values else np.isnan(row[column])
         assert row.entropy == pytest.approx(np.mean(logged("trust_region/entropy")), rel=1e-5)
         for column, key in {"beta": "fixpo/beta", "fixup_share": "fixpo/fixup_share", "std": "train/std"}.items():
             values = logged(key)
