@@ -90,7 +90,6 @@ def test_commands(run):
 ZOO_PAGE = (ROOT / "docs" / "rl_zoo.md").read_text()
 
 
-
 def commands_of(page: Path) -> list[str]:
     """Return the ``sb3-trl`` commands with flags that a page names, in blocks and in its text."""
     text = page.read_text()

@@ -1,6 +1,5 @@
 """Every command of ``sb3-trl`` on a small task: the files it leaves, and what is in them."""
 
-import json
 import os
 import pickle
 import re
@@ -13,8 +12,6 @@ import imageio.v3 as imageio
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch as th
-import yaml
 
 pytest.importorskip("rl_zoo3")
 
