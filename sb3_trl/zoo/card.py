@@ -64,14 +64,15 @@ def model_card(agent: Agent, algorithm: str, folder: Path) -> str:
     hyperparams = dict(yaml.unsafe_load((folder / "config.yml").read_text()))
     if arguments["env_kwargs"]:
         hyperparams["env_kwargs"] = dict(arguments["env_kwargs"])
+    results = json.loads((folder / "results.json").read_text())
     file, settings = settings_file(agent.env_id, hyperparams)
     (folder / file).write_text(settings)
     sections = [
         f"# **{algorithm}** on **{agent.env_id}**",
-        *_results(agent, algorithm, folder),
+        *_results(agent, algorithm, folder, results),
         "## Play",
         _block("bash", _commands(agent, arguments)),
-        _block("python", _program(agent, hyperparams, arguments["gym_packages"])),
+        _block("python", _program(agent, hyperparams, arguments["gym_packages"], results["is_deterministic"])),
         "Agents are pickled: loading one runs code that its author chose, and `TRUST_REMOTE_CODE=True` says that you "
         "trust it.",
         "## Train",
@@ -83,9 +84,9 @@ def model_card(agent: Agent, algorithm: str, folder: Path) -> str:
 
 
 def install(env_id: str) -> str:
-    """Return the command that installs what an agent of an environment needs."""
+    """Return the command that installs what the page's commands need for an agent of an environment."""
     entry_point = str(gym.spec(env_id).entry_point)
-    extras = ["zoo", *{extra for module, extra in EXTRAS.items() if entry_point.startswith(module)}]
+    extras = ["zoo", "export", *{extra for module, extra in EXTRAS.items() if entry_point.startswith(module)}]
     return f'pip install "sb3-trl[{",".join(extras)}]"'
 
 
@@ -118,9 +119,8 @@ def _expression(value: Any) -> str:
     return f"nn.{value.__name__}" if of_torch else repr(value)
 
 
-def _results(agent: Agent, algorithm: str, folder: Path) -> list[str]:
+def _results(agent: Agent, algorithm: str, folder: Path, results: dict[str, Any]) -> list[str]:
     """Return what the agent is, what it reached, and its film where there is one."""
-    results = json.loads((folder / "results.json").read_text())
     steps = json.loads((folder / ModelName(agent.algo, agent.name) / "data").read_text())["num_timesteps"]
     kind = "deterministic" if results["is_deterministic"] else "drawn"
     parts = [
@@ -149,7 +149,8 @@ def _commands(agent: Agent, arguments: dict[str, Any]) -> str:
     return "\n".join(command for command in commands if not (packages and "record-video" in command))
 
 
-def _program(agent: Agent, hyperparams: dict[str, Any], packages: list[str]) -> str:
+def _program(agent: Agent, hyperparams: dict[str, Any], packages: list[str], deterministic: bool) -> str:
+    drawn = "" if deterministic else ", deterministic=False"
     env_kwargs = f", env_kwargs={hyperparams['env_kwargs']!r}" if hyperparams.get("env_kwargs") else ""
     imports = "".join(f"import {package}\n" for package in ("rl_zoo3.import_envs", *packages))
     return f"""\
@@ -164,8 +165,9 @@ settings, statistics = get_saved_hyperparams(f"{{run}}/{agent.name}", test_mode=
 env = create_test_env(
     "{agent.env_id}", stats_path=statistics, should_render=False, hyperparams=settings{env_kwargs}
 )
-model = ALGOS["{agent.algo}"].load(f"{{run}}/{agent.name}", env=env)
-print(evaluate_policy(model, env))"""
+model = ALGOS["{agent.algo}"].load(f"{{run}}/{agent.name}.zip", env=env)
+mean, std = evaluate_policy(model, env{drawn})
+print(f"return {{mean:.2f}} ± {{std:.2f}}")"""
 
 
 def _training(agent: Agent, arguments: dict[str, Any], hyperparams: dict[str, Any], file: str) -> str:

@@ -96,7 +96,7 @@ def commands_of(page: Path) -> list[str]:
     lines = [line for block in blocks(text, "(?:bash)?") for line in block.splitlines()]
     lines += re.findall(r"(?<!`)`(sb3-trl [^`]+)`", text)
     lines = [line.removeprefix("TRUST_REMOTE_CODE=True ").partition("  #")[0] for line in lines]
-    return [line for line in lines if line.startswith("sb3-trl ") and " -" in line]
+    return [line for line in lines if re.match(r"sb3-trl [a-z-]+ .*-", line)]
 
 
 @pytest.mark.parametrize("command", sorted({line for page in PAGES for line in commands_of(page)}))

@@ -37,6 +37,7 @@ def test_what_it_reached(card):
     text = card()
     assert "TRPL after 1,234,567 environment steps" in text
     assert "**1.00 ± 0.50** (mean and standard deviation of 10 episodes, actions drawn)" in text
+    assert "evaluate_policy(model, env, deterministic=False)" in text
     assert "<video" not in text
 
 
@@ -80,14 +81,14 @@ def test_an_id_with_a_slash(card):
 @pytest.mark.parametrize(
     ("env_id", "extras"),
     [
-        ("HalfCheetah-v5", "zoo"),
-        ("sb3_trl/ReacherSparse5-v0", "zoo"),
-        ("sb3_trl/CartPoleNoVel-v1", "zoo"),
-        ("sb3_trl/MetaWorldReach-v0", "zoo,metaworld"),
-        ("sb3_trl/MetaWorldMT10-v0", "zoo,metaworld"),
-        ("sb3_trl/MiniGridDoorKey5x5-v0", "zoo,pixels"),
-        ("sb3_trl/POPGymAutoencodeEasy-v0", "zoo,pixels"),
-        ("sb3_trl/VizdoomBasic-v0", "zoo,pixels"),
+        ("HalfCheetah-v5", "zoo,export"),
+        ("sb3_trl/ReacherSparse5-v0", "zoo,export"),
+        ("sb3_trl/CartPoleNoVel-v1", "zoo,export"),
+        ("sb3_trl/MetaWorldReach-v0", "zoo,export,metaworld"),
+        ("sb3_trl/MetaWorldMT10-v0", "zoo,export,metaworld"),
+        ("sb3_trl/MiniGridDoorKey5x5-v0", "zoo,export,pixels"),
+        ("sb3_trl/POPGymAutoencodeEasy-v0", "zoo,export,pixels"),
+        ("sb3_trl/VizdoomBasic-v0", "zoo,export,pixels"),
     ],
 )
 def test_what_is_to_be_installed(env_id, extras):
@@ -96,7 +97,7 @@ def test_what_is_to_be_installed(env_id, extras):
 
 def test_atari_games_come_with_pixels():
     gym.register_envs(pytest.importorskip("ale_py"))
-    assert install("ALE/Pong-v5") == install("PongNoFrameskip-v4") == 'pip install "sb3-trl[zoo,pixels]"'
+    assert install("ALE/Pong-v5") == install("PongNoFrameskip-v4") == 'pip install "sb3-trl[zoo,export,pixels]"'
 
 
 # --- settings ---
