@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import runpy
@@ -16,11 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sb3_trl.version import __version__
-
 __all__ = ["INSTALL", "load_from_hub", "plot", "push_to_hub", "run_script"]
 
 INSTALL = 'pip install "sb3-trl[zoo]"'
+
+#: One of the commands of the card that ``rl_zoo3`` writes.
+COMMAND_OF_A_CARD = re.compile(r"--algo (\S+) --env (\S+) -orga (\S+)")
 
 
 def run_script(module: str) -> None:
@@ -30,9 +30,9 @@ def run_script(module: str) -> None:
 
 
 def push_to_hub() -> None:
-    """Run ``rl_zoo3.push_to_hub``; the model card names ``sb3-trl``, shows the film and says what was measured."""
+    """Run ``rl_zoo3.push_to_hub``; the model card says how this package plays, loads and trains the agent."""
     _restore_generate_metadata()
-    with cards_name_the_command():
+    with cards_of_this_package():
         run_script("rl_zoo3.push_to_hub")
 
 
@@ -95,18 +95,20 @@ def ffmpeg_is_found() -> Iterator[None]:
 
 
 @contextmanager
-def cards_name_the_command() -> Iterator[None]:
-    """While active, model cards tell people to install this package, whose algorithms ``rl_zoo3`` does not know."""
+def cards_of_this_package() -> Iterator[None]:
+    """While active, model cards are those of ``sb3_trl.zoo.card``: ``rl_zoo3`` does not know the algorithms."""
     from huggingface_hub import repocard
+
+    from sb3_trl.zoo.card import Agent, model_card
 
     original = repocard.metadata_save
 
     def save(local_path: str | Path, data: dict[Any, Any]) -> None:
         path = Path(local_path)
-        text = path.read_text().replace("pip install rl_zoo3", INSTALL)
-        text = re.sub(r"python -m rl_zoo3\.\w+", _command, text)
-        path.write_text(_with_film_and_metrics(text, path.parent))
-        original(local_path, data)
+        algo, env_id, organization = COMMAND_OF_A_CARD.search(path.read_text()).groups()  # type: ignore[union-attr]
+        agent = Agent(algo, env_id, organization, repo=path.parent.name)
+        path.write_text(model_card(agent, data["model-index"][0]["name"], path.parent))
+        original(local_path, data | {"tags": [*data["tags"], "sb3-trl"]})
 
     repocard.metadata_save = save
     try:
@@ -170,26 +172,6 @@ def _restore_generate_metadata() -> None:
 
     if not hasattr(integration, "generate_metadata"):
         integration.generate_metadata = generate_metadata
-
-
-def _command(match: re.Match[str]) -> str:
-    name = match[0].rpartition(".")[2].replace("_", "-")
-    # The RL Zoo loads from the hub only where this says that its author is trusted.
-    return f"{'TRUST_REMOTE_CODE=True ' if name == 'load-from-hub' else ''}sb3-trl {name}"
-
-
-def _with_film_and_metrics(card: str, folder: Path) -> str:
-    """Return a model card with the agent's film and the return of its evaluation, which lie in the same folder."""
-    results = json.loads((folder / "results.json").read_text())
-    kind = "deterministic" if results["is_deterministic"] else "drawn"
-    parts = [
-        f"Return: **{results['mean_reward']:.2f} ± {results['std_reward']:.2f}** (mean and standard deviation of "
-        f"{results['n_eval_episodes']} episodes, actions {kind}), with sb3_trl {__version__}."
-    ]
-    if (folder / "replay.mp4").is_file():
-        parts.append('<video controls autoplay loop muted src="replay.mp4"></video>')
-    introduction, usage, rest = card.partition("\n## Usage")
-    return "\n\n".join([introduction.rstrip(), *parts]) + f"\n{usage}{rest}"
 
 
 def _unused_path(name: str) -> Path:

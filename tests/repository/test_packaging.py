@@ -20,9 +20,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
 ADDRESS = "https://forge.example/team/sb3_trl"
-#: Pictures, links and tags whose targets are neither addresses nor anchors.
-RELATIVE = re.compile(r"\]\((?!https?:|#)[^)]*\)|\b(?:src|href|srcset)=\"(?!https?:|#)[^\"]*\"")
+#: Pictures, links, references and tags whose targets are neither addresses nor anchors.
+RELATIVE = re.compile(
+    r"\]\((?!https?:|#)[^)]*\)|^\[[^\]]+\]:\s+(?!https?:|#)\S+"
+    r"|\b(?:src|href|srcset|poster)\s*=\s*[\"']?(?!https?:|#)[^\"'\s>]+",
+    re.MULTILINE,
+)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +129,18 @@ def test_an_address_is_one(hook, monkeypatch):
         hook["RepositoryHook"](str(ROOT), {}).update({"version": "1"})
 
 
+@pytest.mark.parametrize("link", ["[a](b.md)", "![a](b.png)", "[a]: b.md", "<img src='b.png'>", '<a href="b.md">'])
+def test_what_would_lead_nowhere_is_found(link):
+    assert len(RELATIVE.findall(f"Text\n{link}\n")) == 1
+
+
+def test_an_sdist_has_every_page_of_the_root():
+    (include,) = re.findall(r"^\[tool\.hatch\.build\.targets\.sdist\]\ninclude = \[(.*?)^\]", PYPROJECT, re.M | re.S)
+    pages = [path.name for path in ROOT.glob("*.md")]
+    assert len(pages) > 4
+    assert [page for page in pages if f'"{page}"' not in include] == []
+
+
 def test_the_version_to_cite():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == sb3_trl.__version__
@@ -132,7 +149,7 @@ def test_the_version_to_cite():
 def test_workflows_try_the_versions_that_are_promised():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
     tried = {entry["python"] for entry in workflow["jobs"]["versions"]["strategy"]["matrix"]["include"]} | {"3.11"}
-    promised = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+    promised = re.findall(r"Python :: (3\.\d+)", PYPROJECT)
     assert tried == set(promised)
 
 

@@ -1,6 +1,5 @@
 """Every command of ``sb3-trl`` on a small task: the files it leaves, and what is in them."""
 
-import json
 import os
 import pickle
 import re
@@ -13,18 +12,15 @@ import imageio.v3 as imageio
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch as th
-import yaml
 
 pytest.importorskip("rl_zoo3")
 
-import huggingface_hub
-from huggingface_hub.errors import EntryNotFoundError
 from stable_baselines3.common.monitor import load_results
 from support import call, event_file
 
-from sb3_trl import TRPL, FixPO
 from sb3_trl.zoo import scripts
+
+from .cases import ALGORITHMS, ENV, SMALL, frames, mean_reward
 
 
 def test_scripts_of_the_zoo_start_the_command(monkeypatch):
@@ -40,14 +36,6 @@ def test_scripts_of_the_zoo_start_the_command(monkeypatch):
     assert subprocess.call is original
 
 
-ALGORITHMS = {"trpl": TRPL, "fixpo": FixPO}
-ENV = "Pendulum-v1"
-SMALL = {
-    "trpl": "-params n_envs:2 n_steps:200 batch_size:100 n_epochs:1 n_critic_epochs:1",
-    "fixpo": "-params n_envs:2 n_steps:200 batch_size:100 n_epochs:1",
-}
-
-
 def call_elsewhere(line: str, folder: Path, **environment: str) -> str:
     """Run ``sb3-trl`` in a process of its own and return what it printed."""
     command = [sys.executable, "-m", "sb3_trl.cli", *line.split()]
@@ -56,28 +44,6 @@ def call_elsewhere(line: str, folder: Path, **environment: str) -> str:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
-
-
-@pytest.fixture(scope="module")
-def agents(tmp_path_factory):
-    """A folder with two trained agents of each algorithm."""
-    folder = tmp_path_factory.mktemp("agents")
-    for algo, small in SMALL.items():
-        for seed in (0, 1):
-            call(
-                f"train --algo {algo} --env {ENV} -n 2000 --seed {seed} --device cpu --eval-freq 1000 "
-                f"--eval-episodes 2 --num-threads 1 --save-freq 2000 {small}",
-                folder,
-            )
-    return folder
-
-
-@pytest.fixture
-def folder(agents, tmp_path, monkeypatch):
-    """The current directory: a copy of the agents."""
-    shutil.copytree(agents / "logs", tmp_path / "logs")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -94,15 +60,6 @@ def children(monkeypatch):
 
     monkeypatch.setattr(subprocess, "call", call_here)
     return started
-
-
-def mean_reward(printed: str) -> float:
-    return float(re.search(r"Mean reward: (-?[\d.]+)", printed).group(1))
-
-
-def frames(path: Path) -> np.ndarray:
-    """Return the pictures of a video, decoded."""
-    return np.stack(list(imageio.imiter(path)))
 
 
 # --- training ---
@@ -271,85 +228,6 @@ def test_a_missing_folder_is_named(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         call(f"plot-train -a trpl -e {ENV} -f logs")
     assert "No such file or directory: 'logs/trpl'" in capsys.readouterr().err
-
-
-# --- the hub ---
-
-
-@pytest.fixture
-def hub(tmp_path_factory, monkeypatch):
-    """The Hugging Face Hub: a folder; its client's four functions that would talk to it look there."""
-    root = tmp_path_factory.mktemp("hub")
-
-    def create_repo(self, repo_id, **kwargs):
-        (root / repo_id).mkdir(parents=True)
-        return f"https://huggingface.co/{repo_id}"
-
-    def snapshot_download(self, repo_id, local_dir, **kwargs):
-        shutil.copytree(root / repo_id, local_dir, dirs_exist_ok=True)
-
-    def upload_folder(self, repo_id, folder_path, **kwargs):
-        shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
-
-    def hf_hub_download(repo_id, filename, **kwargs):
-        if not (root / repo_id / filename).is_file():
-            raise EntryNotFoundError(f"{filename} is not in {repo_id}")
-        return str(root / repo_id / filename)
-
-    for function in (create_repo, snapshot_download, upload_folder):
-        monkeypatch.setattr(huggingface_hub.HfApi, function.__name__, function)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    monkeypatch.setenv("TRUST_REMOTE_CODE", "True")
-    return root
-
-
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_an_agent_goes_to_the_hub_and_comes_back(folder, hub, capsys, algo):
-    call(f"push-to-hub --algo {algo} --env {ENV} -f logs -orga me -n 40")
-    repo = hub / "me" / f"{algo}-{ENV}"
-    assert 40 <= len(frames(repo / "replay.mp4")) <= 42
-    card = (repo / "README.md").read_text()
-    assert f"sb3-trl enjoy --algo {algo} --env {ENV}" in card
-    assert scripts.INSTALL in card
-    assert "rl_zoo3." not in card
-    loads = [line for line in card.splitlines() if "load-from-hub" in line]
-    assert loads
-    assert all(line.startswith("TRUST_REMOTE_CODE=True sb3-trl load-from-hub") for line in loads)
-    results = json.loads((repo / "results.json").read_text())
-    assert f"Return: **{results['mean_reward']:.2f} ± {results['std_reward']:.2f}**" in card
-    assert (repo / re.search(r'<video [^>]*src="([^"]+)"', card)[1]).is_file()
-    metadata = yaml.safe_load(card.split("---")[1])
-    assert metadata["model-index"][0]["name"] == ALGORITHMS[algo].__name__
-
-    call(f"load-from-hub --algo {algo} --env {ENV} -orga me -f downloaded")
-    capsys.readouterr()
-    returns = []
-    for name in ("logs", "downloaded"):
-        call(f"enjoy --algo {algo} --env {ENV} -f {name} -n 400 --no-render")
-        returns.append(mean_reward(capsys.readouterr().out))
-    assert returns[0] == returns[1]
-    original, back = (
-        ALGORITHMS[algo].load(folder / path / algo / run / f"{ENV}.zip", device="cpu").policy.state_dict()
-        for path, run in (("logs", f"{ENV}_2"), ("downloaded", f"{ENV}_1"))
-    )
-    assert all(th.equal(original[key], back[key]) for key in original)
-
-
-def test_an_agent_without_normalisation_comes_back(folder, hub, capsys):
-    call(f"push-to-hub --algo trpl --env {ENV} -f logs -orga me --no-render")
-    repo = hub / "me" / f"trpl-{ENV}"
-    assert "<video" not in (repo / "README.md").read_text(), "there is no film"
-    (repo / "vec_normalize.pkl").unlink()
-    call(f"load-from-hub --algo trpl --env {ENV} -orga me -f downloaded")
-    assert "No normalization file" in capsys.readouterr().out
-    assert (folder / "downloaded" / "trpl" / f"{ENV}_1" / f"{ENV}.zip").is_file()
-
-
-def test_the_hub_wants_to_be_trusted(folder, hub, monkeypatch, capsys):
-    monkeypatch.delenv("TRUST_REMOTE_CODE")
-    with pytest.raises(SystemExit):
-        call(f"load-from-hub --algo trpl --env {ENV} -orga me -f downloaded")
-    assert "TRUST_REMOTE_CODE" in capsys.readouterr().err
 
 
 # --- Weights & Biases ---
