@@ -81,6 +81,15 @@ def process_as_it_is() -> Callable[[], bool]:
     return is_left_as
 
 
+@pytest.fixture
+def collects_its_own():
+    """``gc.collect`` looks at what a test has made alone, not at all that there is in a process of many tests."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 #: Calls between interrupts; by default a dozen interrupts in all.
 STRIDE = int(os.environ.get("STRIDE", "0"))
 
@@ -96,6 +105,7 @@ STRIDE = int(os.environ.get("STRIDE", "0"))
         (LeanPPO, True, {}),
     ],
 )
+@pytest.mark.usefixtures("collects_its_own")
 def test_an_interrupt_anywhere(algorithm, compile, kwargs, monkeypatch, tmp_path):
     """At calls spread over all those of a training: in rollouts, losses, measurements, between requests, …."""
     monkeypatch.setattr(lockstep, "Compiled", Uncompiled)  # whose functions would not be called again
