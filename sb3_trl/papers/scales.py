@@ -77,9 +77,23 @@ def scaled_study(name: str, scale: str) -> dict[str, Any] | None:
         own = [task for task in method.get("tasks", tasks) if task in tasks]
         params = changes.get("params", {}).get(method["algo"], {}) | method.get("params", {})
         methods[label] = method | {"params": params, "tasks": own}
-    methods = {label: method for label, method in methods.items() if method["tasks"]}
+    methods = _startable({label: method for label, method in methods.items() if method["tasks"]})
     changes = {key: value for key, value in changes.items() if key != "params"}
     return copy.deepcopy({"name": name} | study | changes | {"tasks": tasks, "methods": methods})
+
+
+def _startable(methods: dict[str, Any]) -> dict[str, Any]:
+    """Return the methods without those that start from a run which is left out."""
+
+    def starts(method: dict[str, Any]) -> bool:
+        start = method.get("start_from")
+        if start is None:
+            return True
+        tasks = {start["task"]} if "task" in start else {*method["tasks"]}
+        return tasks <= {*methods.get(start["method"], {"tasks": ()})["tasks"]}
+
+    kept = {label: method for label, method in methods.items() if starts(method)}
+    return kept if len(kept) == len(methods) else _startable(kept)
 
 
 def seconds(parts: Iterable[Part], scale: str) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_trl.study.reader import Entry, Pair, StudyError, compose, optional
+from sb3_trl.study.starts import StartFrom, check_starts, read_start
 
 __all__ = ["Description", "Method", "file_name", "read_description"]
 
@@ -25,7 +26,7 @@ STUDY_KEYS = {
     "n_eval_episodes": False,
     "methods": True,
 }
-METHOD_KEYS = {"algo": True, "conf_file": False, "params": False, "tasks": False}
+METHOD_KEYS = {"algo": True, "conf_file": False, "params": False, "tasks": False, "start_from": False}
 
 #: Arguments of algorithms that the study sets itself.
 RESERVED = ("env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model", "n_timesteps")
@@ -40,6 +41,7 @@ _MAX_SEED = 2**32 - 1
 class Method:
     """A variant of an algorithm: a label, the algorithm's RL Zoo key and where its hyperparameters are.
 
+    :param start_from: What its runs start from, ``None`` for new models.
     :param entry: Where it stands in the study file.
     """
 
@@ -48,8 +50,13 @@ class Method:
     conf_file: str | None
     params: dict[str, Any]
     tasks: tuple[str, ...]
+    start_from: StartFrom | None
     entry: Entry = field(repr=False, compare=False)
     pairs: Mapping[str, Pair] = field(repr=False, compare=False)
+
+    def start(self, task: str) -> tuple[str, str] | None:
+        """Return the method and the task that a run on ``task`` starts from, ``None`` for a new model."""
+        return None if self.start_from is None else (self.start_from.method, self.start_from.task or task)
 
     def error(self, message: str) -> StudyError:
         """Return an error with the line of the parameter that the message names, or else the method's."""
@@ -93,6 +100,8 @@ def read_description(
     if not methods:
         raise pairs["methods"].error("methods must have one at least, such as {TRPL: {algo: trpl}}")
     _check_folders(methods.values())
+    own = tuple(_method(pair, tasks, arguments) for pair in methods.values())
+    check_starts(own)
     return Description(
         path,
         optional(pairs, "name", Pair.text, path.stem),
@@ -101,7 +110,7 @@ def read_description(
         _n_timesteps(pairs["n_timesteps"], tasks) if "n_timesteps" in pairs else {},
         optional(pairs, "eval_freq", Pair.integer, EVAL_FREQ),
         optional(pairs, "n_eval_episodes", Pair.integer, N_EVAL_EPISODES),
-        tuple(_method(pair, tasks, arguments) for pair in methods.values()),
+        own,
         pairs.get("eval_freq"),
     )
 
@@ -160,6 +169,7 @@ def _method(pair: Pair, tasks: tuple[str, ...], arguments: Mapping[str, Collecti
         _conf_file(pairs["conf_file"], algo) if "conf_file" in pairs else _conf_file(None, algo),
         _params(pairs["params"], algo, arguments[algo]) if "params" in pairs else {},
         _own_tasks(pairs["tasks"], tasks) if "tasks" in pairs else tasks,
+        read_start(pairs["start_from"]) if "start_from" in pairs else None,
         pair.key,
         pairs,
     )
