@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from sb3_trl.papers.item import Item, Results
@@ -45,7 +44,7 @@ def _transfer(results: Results) -> tuple[Figure, str]:
     tasks = [task for task in MT10 if task in set(table.task)]
     rows, columns = -(-len(tasks) // COLUMNS), min(len(tasks), COLUMNS)
     figure = Figure(figsize=(11, 4.0 + 2.3 * rows), layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[3.6, 2.3 * rows]))
+    [above], [below] = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.6, 2.3 * rows])
     to, back = above.subplots(1, 2, sharey=True)
     _draw(to, table, ("new", "fine-tuned"))
     _draw(back, pd.concat([table[table.stage == "back"], _of(table, "new", START)]), ("new", "back"))

@@ -204,11 +204,11 @@ class Store:
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two runs differ; those of the runs that both start from, as ``start_from.…``."""
-    starts = old.get("start_from"), new.get("start_from")
+    mine, theirs = old.get("start_from"), new.get("start_from")
     old, new = (settings | settings["hyperparameters"] for settings in (old, new))
     keys = sorted((old.keys() | new.keys()) - {"hyperparameters", "start_from"})
     found = {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
-    if starts[0] is not None and starts[1] is not None:
-        return found | {f"start_from.{key}": pair for key, pair in _differences(*starts).items()}
-    first, second = (start and f"{start['algorithm']} on {start['task']}" for start in starts)
+    if mine is not None and theirs is not None:
+        return found | {f"start_from.{key}": pair for key, pair in _differences(mine, theirs).items()}
+    first, second = (start and f"{start['algorithm']} on {start['task']}" for start in (mine, theirs))
     return found | ({} if first == second else {"start_from": (first, second)})
