@@ -28,6 +28,8 @@ SPEED = {
     "recurrent_fixpo": 1500,
     "lean_recurrent_ppo": 1700,
 }
+#: Seconds that a step takes longer than one of MuJoCo's tasks, by the beginning of a task's id.
+SLOWER = {"sb3_trl/MetaWorld": 1 / 2400}
 SPEED_OF_EVALUATION, LENGTH_OF_EPISODE, SECONDS_TO_START = 6000, 700, 2
 
 
@@ -107,12 +109,13 @@ def seconds(parts: Iterable[Part], scale: str) -> float:
 def _seconds(study: dict[str, Any] | None, parts: list[Part]) -> float:
     if study is None:
         return 0.0
-    steps, episodes = study["n_timesteps"], study["n_timesteps"] / study["eval_freq"] * study["n_eval_episodes"]
-    around = SECONDS_TO_START + episodes * LENGTH_OF_EPISODE / SPEED_OF_EVALUATION
+    steps = study["n_timesteps"]
+    evaluated = steps / study["eval_freq"] * study["n_eval_episodes"] * LENGTH_OF_EPISODE
+    around = SECONDS_TO_START + evaluated / SPEED_OF_EVALUATION
     runs = [
-        method["algo"]
+        (method["algo"], sum(slower for prefix, slower in SLOWER.items() if task.startswith(prefix)))
         for label, method in study["methods"].items()
         for task in method["tasks"]
         if any(part.has(label, task) for part in parts)
     ]
-    return study["seeds"] * sum(around + steps / SPEED[algo] for algo in runs)
+    return study["seeds"] * sum(around + steps / SPEED[algo] + (steps + evaluated) * slower for algo, slower in runs)

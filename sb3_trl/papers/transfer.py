@@ -76,7 +76,7 @@ def _draw(axis: Axes, table: pd.DataFrame, stages: Iterable[str]) -> None:
     for name, color in METHODS.items():
         for stage in stages:
             curve = mean_curve(table[(table.variant == name) & (table.stage == stage)], "step", is_new=stage == "new")
-            label, line = (f"{name} from scratch", "--") if stage == "new" else (name, "-")
+            label, line = (f"{name} from scratch", "--") if stage == "new" else (f"{name}, transferred", "-")
             draw_success(axis, curve, 1e6, color=color, label=label, linestyle=line)
 
 

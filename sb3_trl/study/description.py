@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sb3_trl.study.methods import Method, check_starts, read_start
 from sb3_trl.study.reader import Entry, Pair, StudyError, compose, optional
-from sb3_trl.study.starts import StartFrom, check_starts, read_start
 
-__all__ = ["Description", "Method", "file_name", "read_description"]
+__all__ = ["Description", "file_name", "read_description"]
 
 #: Keys of a study file; those that are ``True`` must be there.
 STUDY_KEYS = {
@@ -35,34 +35,6 @@ RESERVED = ("env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_
 EVAL_FREQ, N_EVAL_EPISODES = 25_000, 5
 
 _MAX_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class Method:
-    """A variant of an algorithm: a label, the algorithm's RL Zoo key and where its hyperparameters are.
-
-    :param start_from: What its runs start from, ``None`` for new models.
-    :param entry: Where it stands in the study file.
-    """
-
-    label: str
-    algo: str
-    conf_file: str | None
-    params: dict[str, Any]
-    tasks: tuple[str, ...]
-    start_from: StartFrom | None
-    entry: Entry = field(repr=False, compare=False)
-    pairs: Mapping[str, Pair] = field(repr=False, compare=False)
-
-    def start(self, task: str) -> tuple[str, str] | None:
-        """Return the method and the task that a run on ``task`` starts from, ``None`` for a new model."""
-        return None if self.start_from is None else (self.start_from.method, self.start_from.task or task)
-
-    def error(self, message: str) -> StudyError:
-        """Return an error with the line of the parameter that the message names, or else the method's."""
-        params = self.pairs["params"].mapping("{n_epochs: 10}") if self.params else {}
-        named = [pair for key, pair in params.items() if re.search(rf"\b{re.escape(key)}\b", message)]
-        return (named[0] if named else self.entry).error(message)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from sb3_trl.study.description import Description, Method, read_description
+from sb3_trl.study.description import Description, read_description
 from sb3_trl.study.jobs import Job, Run
+from sb3_trl.study.methods import Method
 from sb3_trl.study.run import make_experiment
 
 __all__ = ["SEEDS_TOGETHER", "Plan", "make_jobs", "make_plan"]

@@ -65,7 +65,7 @@ def test_the_curves(table):
     for axis in figure.axes[:2]:
         names.append([line.get_label() for line in axis.lines])
         ends.append([round(100 * line.get_ydata()[-1], 6) for line in axis.lines])
-    assert names == [["FixPO from scratch", "FixPO", "PPO from scratch", "PPO"]] * 2
+    assert names == [["FixPO from scratch", "FixPO, transferred", "PPO from scratch", "PPO, transferred"]] * 2
     assert ends == [[60.0, 75.0, 30.0, 37.5], [40.0, 60.0, 20.0, 30.0]]
     assert [axis.get_title() for axis in figure.axes[2:4]] == ["Reach", "PickPlace"]
     assert [round(100 * line.get_ydata()[-1], 6) for line in figure.axes[2].lines] == [80.0, 90.0, 40.0, 45.0]

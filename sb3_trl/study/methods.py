@@ -1,17 +1,15 @@
-"""Runs that start from another run's model: what a study file says of it."""
+"""The methods of a study: variants of algorithms, and whose models they start from."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
-from sb3_trl.study.reader import Pair
+from sb3_trl.study.reader import Entry, Pair, StudyError
 
-if TYPE_CHECKING:
-    from sb3_trl.study.description import Method
-
-__all__ = ["StartFrom", "check_starts", "read_start"]
+__all__ = ["Method", "StartFrom", "check_starts", "read_start"]
 
 _EXAMPLE = "{method: FixPO, task: HalfCheetah-v5}"
 
@@ -28,6 +26,34 @@ class StartFrom:
     method: str
     task: str | None
     pairs: Mapping[str, Pair] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A variant of an algorithm: a label, the algorithm's RL Zoo key and where its hyperparameters are.
+
+    :param start_from: What its runs start from, ``None`` for new models.
+    :param entry: Where it stands in the study file.
+    """
+
+    label: str
+    algo: str
+    conf_file: str | None
+    params: dict[str, Any]
+    tasks: tuple[str, ...]
+    start_from: StartFrom | None
+    entry: Entry = field(repr=False, compare=False)
+    pairs: Mapping[str, Pair] = field(repr=False, compare=False)
+
+    def start(self, task: str) -> tuple[str, str] | None:
+        """Return the method and the task that a run on ``task`` starts from, ``None`` for a new model."""
+        return None if self.start_from is None else (self.start_from.method, self.start_from.task or task)
+
+    def error(self, message: str) -> StudyError:
+        """Return an error with the line of the parameter that the message names, or else the method's."""
+        params = self.pairs["params"].mapping("{n_epochs: 10}") if self.params else {}
+        named = [pair for key, pair in params.items() if re.search(rf"\b{re.escape(key)}\b", message)]
+        return (named[0] if named else self.entry).error(message)
 
 
 def read_start(entry: Pair) -> StartFrom:
