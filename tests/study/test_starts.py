@@ -13,6 +13,7 @@ import torch as th
 
 pytest.importorskip("rl_zoo3")
 
+from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import VecNormalize
 from support import vec_env
 
@@ -111,7 +112,7 @@ def begun(monkeypatch):
         found[training.run.variant, training.run.seed] = {
             "policy": {name: value.clone() for name, value in model.policy.state_dict().items()},
             "statistics": [(s.mean.copy(), np.copy(s.var), s.count) for s in statistics(model.get_vec_normalize_env())],
-            "optimizer": len(model.policy.optimizer.state_dict()["state"]),
+            "optimizer": len((getattr(model.policy, "optimizer", None) or model.actor.optimizer).state_dict()["state"]),
             "beta": model.dual.value.item() if isinstance(model, FixPO) else None,
             "steps": model.num_timesteps,
         }
@@ -142,6 +143,32 @@ def test_a_run_starts_with_what_the_other_has_learned_and_nothing_else(load, beg
     assert all(model.dual.value.item() != begun["new", 0]["beta"] for model in left)
     assert begun["tuned", 0]["beta"] == begun["new", 0]["beta"]
     assert study.results().groupby(["variant", "seed"]).step.apply(list).tolist() == [[64]] * 6
+
+
+SAC_TEXT = """\
+tasks: [Pendulum-v1]
+seeds: 1
+n_timesteps: 32
+eval_freq: 32
+n_eval_episodes: 1
+methods:
+  new: &sac {algo: sac, conf_file: sac.yml}
+  tuned: {<<: *sac, start_from: {method: new}}
+"""
+
+
+def test_an_algorithm_of_sb3_with_several_networks(load, begun, tmp_path):
+    (tmp_path / "sac.yml").write_text(
+        "default: {policy: MlpPolicy, normalize: true, n_timesteps: 32, batch_size: 8, learning_starts: 16}\n"
+    )
+    study = load(SAC_TEXT)
+    assert study.run(jobs=1) == []
+    left = SAC.load(study.store.path(study.runs[0]) / "model.zip", device="cpu").policy.state_dict()
+    start = begun["tuned", 0]["policy"]
+    assert start.keys() == left.keys()
+    assert any(name.startswith("critic_target") for name in left)
+    assert all(th.equal(start[name], value) for name, value in left.items())
+    assert not th.equal(left["actor.mu.bias"], begun["new", 0]["policy"]["actor.mu.bias"])
 
 
 def test_by_hand(whole, begun, load):
