@@ -192,13 +192,10 @@ class Study:
             if start is None or start in left or (self.store.is_finished(start) and not self.store.differences(start)):
                 continue
             state = "was trained with other settings" if self.store.is_finished(start) else "has not finished"
-            raise (
-                self.plan.method(run)
-                .pairs["start_from"]
-                .error(
-                    f"{run} starts from {start}, which {state} and is not among the runs to train: choose it too, with "
-                    f"--variants {start.variant!r}, --tasks {start.task} and --seeds {start.seed}"
-                )
+            entry = self.plan.method(run).pairs["start_from"]
+            raise entry.error(
+                f"{run} starts from {start}, which {state} and is not among the runs to train: choose it too, with "
+                f"--variants {start.variant!r}, --tasks {start.task} and --seeds {start.seed}"
             )
 
     def _changed(self) -> list[Run]:
