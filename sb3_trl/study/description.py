@@ -26,7 +26,14 @@ STUDY_KEYS = {
     "n_eval_episodes": False,
     "methods": True,
 }
-METHOD_KEYS = {"algo": True, "conf_file": False, "params": False, "tasks": False, "start_from": False}
+METHOD_KEYS = {
+    "algo": True,
+    "conf_file": False,
+    "params": False,
+    "tasks": False,
+    "n_timesteps": False,
+    "start_from": False,
+}
 
 #: Arguments of algorithms that the study sets itself.
 RESERVED = ("env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model", "n_timesteps")
@@ -135,12 +142,14 @@ def _method(pair: Pair, tasks: tuple[str, ...], arguments: Mapping[str, Collecti
     algo = pairs["algo"].text()
     if algo not in arguments:
         raise pairs["algo"].unknown("algorithm", sorted(arguments))
+    own_tasks = _own_tasks(pairs["tasks"], tasks) if "tasks" in pairs else tasks
     return Method(
         label,
         algo,
         _conf_file(pairs["conf_file"], algo) if "conf_file" in pairs else _conf_file(None, algo),
         _params(pairs["params"], algo, arguments[algo]) if "params" in pairs else {},
-        _own_tasks(pairs["tasks"], tasks) if "tasks" in pairs else tasks,
+        own_tasks,
+        _n_timesteps(pairs["n_timesteps"], own_tasks) if "n_timesteps" in pairs else {},
         read_start(pairs["start_from"]) if "start_from" in pairs else None,
         pair.key,
         pairs,
@@ -170,7 +179,7 @@ def _params(entry: Pair, algo: str, known: Collection[str] | None) -> dict[str, 
     pairs = entry.mapping("{projection: kl}")
     for key, pair in pairs.items():
         if key in RESERVED:
-            where = "as n_timesteps of the study" if key == "n_timesteps" else "by the study itself"
+            where = "as n_timesteps of the study, or of a method" if key == "n_timesteps" else "by the study itself"
             raise pair.key.error(f"{key!r} is set {where}, not in params; allowed: {', '.join(allowed)}")
         if known is not None and key not in allowed:
             raise pair.key.unknown(f"hyperparameter of {algo}", allowed)

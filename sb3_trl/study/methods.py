@@ -32,6 +32,7 @@ class StartFrom:
 class Method:
     """A variant of an algorithm: a label, the algorithm's RL Zoo key and where its hyperparameters are.
 
+    :param n_timesteps: Environment steps by task; a task that is not there has the study's.
     :param start_from: What its runs start from, ``None`` for new models.
     :param entry: Where it stands in the study file.
     """
@@ -41,6 +42,7 @@ class Method:
     conf_file: str | None
     params: dict[str, Any]
     tasks: tuple[str, ...]
+    n_timesteps: Mapping[str, int]
     start_from: StartFrom | None
     entry: Entry = field(repr=False, compare=False)
     pairs: Mapping[str, Pair] = field(repr=False, compare=False)

@@ -114,7 +114,7 @@ def _group(description: Description, method: Method, task: str, start: Group | N
         saved = read_settings(method.algo, task, method.conf_file, method.params)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise method.error(f"{method.label} on {task}: {error}") from error
-    n_timesteps = description.n_timesteps.get(task) or int(saved["n_timesteps"])
+    n_timesteps = method.n_timesteps.get(task) or description.n_timesteps.get(task) or int(saved["n_timesteps"])
     if description.eval_freq > n_timesteps:
         message = f"eval_freq {description.eval_freq} is more than the {n_timesteps} steps of {method.label} on {task}"
         raise (description.eval_freq_entry or method.entry).error(f"{message}: allowed: 1 to {n_timesteps}")
