@@ -15,6 +15,7 @@ from sb3_trl.papers.fixpo import FIXPO_ITEMS
 from sb3_trl.papers.item import Item, Results
 from sb3_trl.papers.metaworld import METAWORLD_ITEMS
 from sb3_trl.papers.scales import SCALES, Part, scale_settings, scaled_study, seconds
+from sb3_trl.papers.transfer import TRANSFER_ITEMS
 from sb3_trl.papers.trpl import TRPL_ITEMS
 from sb3_trl.report.estimates import runs_text, versions_text
 from sb3_trl.report.random_policy import shipped_returns
@@ -23,7 +24,7 @@ from sb3_trl.zoo.registry import closest
 __all__ = ["ITEMS", "find_item", "list_items", "main", "reproduce"]
 
 #: Every table and figure, by the name that ``sb3-trl reproduce`` knows it by.
-ITEMS = TRPL_ITEMS | FIXPO_ITEMS | METAWORLD_ITEMS
+ITEMS = TRPL_ITEMS | FIXPO_ITEMS | METAWORLD_ITEMS | TRANSFER_ITEMS
 
 #: Environment steps per second of a run that is recorded step by step, for estimates of time.
 SPEED_OF_RECORDING = 4500
@@ -122,7 +123,7 @@ def find_item(name: str) -> Item:
 
 def _results(content: dict[str, Any], out: Path, parts: list[Part], jobs: int, read_only: bool) -> pd.DataFrame:
     """Run the parts of a study in its folder, unless there are only to be read, and return all that is there."""
-    from sb3_trl.study.study import Study
+    from sb3_trl.study.study import Study, failures
 
     file, folder = out / f"{content['name']}.yml", out / content["name"]
     file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -131,8 +132,7 @@ def _results(content: dict[str, Any], out: Path, parts: list[Part], jobs: int, r
         groups = [g for g in study.plan.groups if any(part.has(g.method.label, g.runs[0].task) for part in parts)]
         failed = Study(replace(study.plan, groups=tuple(groups)), folder).run(jobs)
         if failed:
-            logs = "".join(f"\n  {run}: {study.store.error_path(run)}" for run in failed)
-            raise ValueError(f"{len(failed)} runs failed:{logs}")
+            raise ValueError(failures(study, failed))
     folder.mkdir(exist_ok=True)
     study.store.write_results(study.name, study.runs)
     return _in_order(study.results(), content)

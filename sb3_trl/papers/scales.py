@@ -28,6 +28,8 @@ SPEED = {
     "recurrent_fixpo": 1500,
     "lean_recurrent_ppo": 1700,
 }
+#: Seconds that a step takes longer than one of MuJoCo's tasks, by the beginning of a task's id.
+SLOWER = {"sb3_trl/MetaWorld": 1 / 2400}
 SPEED_OF_EVALUATION, LENGTH_OF_EPISODE, SECONDS_TO_START = 6000, 700, 2
 
 
@@ -77,9 +79,23 @@ def scaled_study(name: str, scale: str) -> dict[str, Any] | None:
         own = [task for task in method.get("tasks", tasks) if task in tasks]
         params = changes.get("params", {}).get(method["algo"], {}) | method.get("params", {})
         methods[label] = method | {"params": params, "tasks": own}
-    methods = {label: method for label, method in methods.items() if method["tasks"]}
+    methods = _startable({label: method for label, method in methods.items() if method["tasks"]})
     changes = {key: value for key, value in changes.items() if key != "params"}
     return copy.deepcopy({"name": name} | study | changes | {"tasks": tasks, "methods": methods})
+
+
+def _startable(methods: dict[str, Any]) -> dict[str, Any]:
+    """Return the methods without those that start from a run which is left out."""
+
+    def starts(method: dict[str, Any]) -> bool:
+        start = method.get("start_from")
+        if start is None:
+            return True
+        tasks = {start["task"]} if "task" in start else {*method["tasks"]}
+        return tasks <= {*methods.get(start["method"], {"tasks": ()})["tasks"]}
+
+    kept = {label: method for label, method in methods.items() if starts(method)}
+    return kept if len(kept) == len(methods) else _startable(kept)
 
 
 def seconds(parts: Iterable[Part], scale: str) -> float:
@@ -93,12 +109,13 @@ def seconds(parts: Iterable[Part], scale: str) -> float:
 def _seconds(study: dict[str, Any] | None, parts: list[Part]) -> float:
     if study is None:
         return 0.0
-    steps, episodes = study["n_timesteps"], study["n_timesteps"] / study["eval_freq"] * study["n_eval_episodes"]
-    around = SECONDS_TO_START + episodes * LENGTH_OF_EPISODE / SPEED_OF_EVALUATION
+    steps = study["n_timesteps"]
+    evaluated = steps / study["eval_freq"] * study["n_eval_episodes"] * LENGTH_OF_EPISODE
+    around = SECONDS_TO_START + evaluated / SPEED_OF_EVALUATION
     runs = [
-        method["algo"]
+        (method["algo"], sum(slower for prefix, slower in SLOWER.items() if task.startswith(prefix)))
         for label, method in study["methods"].items()
         for task in method["tasks"]
         if any(part.has(label, task) for part in parts)
     ]
-    return study["seeds"] * sum(around + steps / SPEED[algo] for algo in runs)
+    return study["seeds"] * sum(around + steps / SPEED[algo] + (steps + evaluated) * slower for algo, slower in runs)

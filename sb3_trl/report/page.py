@@ -22,7 +22,14 @@ from sb3_trl.report.estimates import (
 )
 from sb3_trl.report.figures import Panel, Style, draw_curves, draw_estimates, task_name
 from sb3_trl.report.random_policy import shipped_returns
-from sb3_trl.report.statistics import Estimate, final_evaluations, largest_drops, mean_interval, prediction_interval
+from sb3_trl.report.statistics import (
+    Estimate,
+    final_evaluations,
+    largest_drops,
+    mean_interval,
+    means_over_tasks,
+    prediction_interval,
+)
 from sb3_trl.report.tables import estimate_text, interval_text, markdown_table, number_text
 from sb3_trl.report.unfinished import missing_runs, missing_text
 
@@ -144,11 +151,8 @@ def success_table(final: pd.DataFrame) -> str:
     :param final: Columns ``variant``, ``task``, ``seed``, ``value``, a share.
     """
     final = final.assign(value=100 * final.value)
-    tasks = list(dict.fromkeys(final.task))
-    if len(tasks) > 1:
-        runs = final.groupby(["variant", "seed"], sort=False).value
-        whole = runs.mean()[runs.count() == len(tasks)].reset_index()
-        final = pd.concat([final, whole.assign(task="all tasks")], ignore_index=True)
+    if final.task.nunique() > 1:
+        final = pd.concat([final, means_over_tasks(final)], ignore_index=True)
     note = "Episodes with success in any of their steps, in % of those of the last evaluations."
     return f"{returns_table(final, 'success')}\n\n{note}"
 

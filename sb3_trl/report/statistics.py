@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 __all__ = [
+    "ALL_TASKS",
     "Estimate",
     "band",
     "evaluations_after",
@@ -21,12 +22,16 @@ __all__ = [
     "interquartile_mean",
     "largest_drops",
     "mean_interval",
+    "means_over_tasks",
     "normalize",
     "prediction_interval",
     "score_matrix",
 ]
 
 RUN = ["variant", "task", "seed"]
+
+#: What stands in the place of a task in means over all of them.
+ALL_TASKS = "all tasks"
 
 
 class Estimate(NamedTuple):
@@ -154,6 +159,16 @@ def score_matrix(scores: pd.DataFrame) -> np.ndarray:
         tasks = ", ".join(missing.index[missing > 0])
         raise ValueError(f"Seeds are missing on {tasks}: every task needs the same ones.")
     return matrix.to_numpy()
+
+
+def means_over_tasks(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over tasks of every variant and seed that has all of them, as rows of the task ``ALL_TASKS``.
+
+    :param scores: Columns ``variant``, ``task``, ``seed``, ``value``.
+    """
+    runs = scores.groupby(["variant", "seed"], sort=False).value
+    means = runs.mean()[runs.count() == scores.task.nunique()]
+    return means.reset_index().assign(task=ALL_TASKS)
 
 
 def interquartile_mean(scores: np.ndarray, repetitions: int = 5000, seed: int = 0) -> Estimate:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, TypeAlias
 
 from sb3_trl.study.jobs import Job, Outcome
 from sb3_trl.study.reader import StudyError
 from sb3_trl.study.run import train
 
-__all__ = ["BACKENDS", "outcomes"]
+__all__ = ["BACKENDS", "workers"]
 
 #: Names of backends.
 BACKENDS = ("loky", "ray", "dask")
 
+#: Trains jobs side by side, which are taken one by one as places become free.
+Train: TypeAlias = Callable[[Iterable[Job]], Iterator[list[Outcome]]]
+
 
 @contextmanager
-def outcomes(jobs: Sequence[Job], n_jobs: int, backend: str, address: str | None) -> Iterator[Iterator[list[Outcome]]]:
-    """Train all jobs; inside the block, the iterator gives what is left of each as it ends.
+def workers(n_jobs: int, backend: str, address: str | None) -> Iterator[Train]:
+    """Make processes that train; inside the block, the function gives what is left of each of its jobs as it ends.
 
-    :param jobs: What to train.
     :param n_jobs: How many side by side; −1 for one on every core.
     :param backend: ``"loky"`` for processes of this machine, ``"ray"`` or ``"dask"`` for a cluster.
     :param address: Of the cluster; ``None`` for one on this machine, made for the occasion.
@@ -37,20 +39,21 @@ def outcomes(jobs: Sequence[Job], n_jobs: int, backend: str, address: str | None
     except ModuleNotFoundError as error:
         raise _not_installed("study", error) from error
     make: dict[str, Callable[..., Any]] = {"loky": _loky, "ray": _ray, "dask": _dask}
-    with make[backend](n_jobs, address) as settings, parallel_config(**settings):
+    with make[backend](n_jobs, address) as settings, parallel_config(**settings), ExitStack() as stack:
         # A cluster gets all jobs at once, and may grow; otherwise the next job starts when one has ended.
         waiting = "all" if n_jobs < 0 and backend != "loky" else "n_jobs"
-        parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=waiting)
-        iterator = parallel(delayed(train)(job) for job in jobs)
+
+        def train_all(jobs: Iterable[Job]) -> Iterator[list[Outcome]]:
+            parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=waiting)
+            return stack.enter_context(closing(parallel(delayed(train)(job) for job in jobs)))
+
         try:
-            yield iterator
+            yield train_all
         except Exception as error:
             if not _is_of_backend(error):
                 raise
             message = "A process was lost, perhaps for want of memory (--jobs takes fewer at a time)"
             raise StudyError(f"{message}: {error}. What has finished is kept; the same command goes on.") from error
-        finally:
-            iterator.close()
 
 
 @contextmanager

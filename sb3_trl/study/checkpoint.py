@@ -17,7 +17,7 @@ import warnings
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Any, NamedTuple
@@ -26,9 +26,10 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trl.random_state import random_state, set_random_state
+from sb3_trl.study.transfer import normalizations, set_statistics, statistics
 
 __all__ = [
     "UNREADABLE",
@@ -135,7 +136,7 @@ def can_go_on(model: BaseAlgorithm) -> bool:
 def own_state(model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> dict[str, Any]:
     """Return what SB3 does not save with the model: statistics, random numbers, what callbacks have counted."""
     return {
-        "normalizations": [(env.obs_rms, env.ret_rms) for env in _normalizations(model.env)],
+        "normalizations": [statistics(env) for env in normalizations(model.env)],
         "random": (random_state(model.device), np.random.get_state(), random.getstate()),  # noqa: NPY002
         "callbacks": {name: _plain_members(callback) for name, callback in _named(callbacks).items()},
     }
@@ -157,22 +158,14 @@ def restore(
     """
     assert model.env is not None
     restored = type(model).load(io.BytesIO(checkpoint.model), env=model.env, device=model.device)
-    for env, (obs_rms, ret_rms) in zip(_normalizations(model.env), checkpoint.state["normalizations"], strict=True):
-        env.obs_rms, env.ret_rms = obs_rms, ret_rms
+    for env, values in zip(normalizations(model.env), checkpoint.state["normalizations"], strict=True):
+        set_statistics(env, values)
     for name, callback in _named(callbacks).items():
         vars(callback).update(checkpoint.state["callbacks"].get(name, {}))
     seeds = np.random.SeedSequence([seed, checkpoint.begun.steps]).generate_state(2)
     model.env.seed(int(seeds[0] >> 1))  # some simulators take no more than 31 bits
     evaluation_env.seed(int(seeds[1] >> 1))
     return restored
-
-
-def _normalizations(env: VecEnv | None) -> Iterator[VecNormalize]:
-    """Yield the ``VecNormalize`` around environments, the outermost first."""
-    while isinstance(env, VecEnvWrapper):
-        if isinstance(env, VecNormalize):
-            yield env
-        env = env.venv
 
 
 def _named(callbacks: Sequence[BaseCallback]) -> dict[str, BaseCallback]:

@@ -19,7 +19,7 @@ def main() -> None:
     """Train the study that the arguments name; end with status 1 if a run failed."""
     arguments = _parser().parse_args()
     from sb3_trl.study.selection import Selection
-    from sb3_trl.study.study import Study, describe
+    from sb3_trl.study.study import Study, describe, failures
 
     selection = Selection(arguments.variants, arguments.tasks, arguments.seeds)
     study = Study.load(arguments.file, arguments.out, arguments.gym_packages, selection)
@@ -41,8 +41,7 @@ def main() -> None:
         raise
     print(_kept(study))
     if failed:
-        lines = [f"  {run}: {study.store.error_path(run)}" for run in failed]
-        print(f"{len(failed)} runs failed:", *lines, "The same command tries them again.", sep="\n", file=sys.stderr)
+        print(failures(study, failed), "The same command tries them again.", sep="\n", file=sys.stderr)
         sys.exit(1)
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sb3_trl.study.methods import Method, check_starts, read_start
 from sb3_trl.study.reader import Entry, Pair, StudyError, compose, optional
 
-__all__ = ["Description", "Method", "file_name", "read_description"]
+__all__ = ["Description", "file_name", "read_description"]
 
 #: Keys of a study file; those that are ``True`` must be there.
 STUDY_KEYS = {
@@ -25,7 +26,14 @@ STUDY_KEYS = {
     "n_eval_episodes": False,
     "methods": True,
 }
-METHOD_KEYS = {"algo": True, "conf_file": False, "params": False, "tasks": False}
+METHOD_KEYS = {
+    "algo": True,
+    "conf_file": False,
+    "params": False,
+    "tasks": False,
+    "n_timesteps": False,
+    "start_from": False,
+}
 
 #: Arguments of algorithms that the study sets itself.
 RESERVED = ("env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model", "n_timesteps")
@@ -34,28 +42,6 @@ RESERVED = ("env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_
 EVAL_FREQ, N_EVAL_EPISODES = 25_000, 5
 
 _MAX_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class Method:
-    """A variant of an algorithm: a label, the algorithm's RL Zoo key and where its hyperparameters are.
-
-    :param entry: Where it stands in the study file.
-    """
-
-    label: str
-    algo: str
-    conf_file: str | None
-    params: dict[str, Any]
-    tasks: tuple[str, ...]
-    entry: Entry = field(repr=False, compare=False)
-    pairs: Mapping[str, Pair] = field(repr=False, compare=False)
-
-    def error(self, message: str) -> StudyError:
-        """Return an error with the line of the parameter that the message names, or else the method's."""
-        params = self.pairs["params"].mapping("{n_epochs: 10}") if self.params else {}
-        named = [pair for key, pair in params.items() if re.search(rf"\b{re.escape(key)}\b", message)]
-        return (named[0] if named else self.entry).error(message)
 
 
 @dataclass(frozen=True)
@@ -93,6 +79,8 @@ def read_description(
     if not methods:
         raise pairs["methods"].error("methods must have one at least, such as {TRPL: {algo: trpl}}")
     _check_folders(methods.values())
+    own = tuple(_method(pair, tasks, arguments) for pair in methods.values())
+    check_starts(own)
     return Description(
         path,
         optional(pairs, "name", Pair.text, path.stem),
@@ -101,7 +89,7 @@ def read_description(
         _n_timesteps(pairs["n_timesteps"], tasks) if "n_timesteps" in pairs else {},
         optional(pairs, "eval_freq", Pair.integer, EVAL_FREQ),
         optional(pairs, "n_eval_episodes", Pair.integer, N_EVAL_EPISODES),
-        tuple(_method(pair, tasks, arguments) for pair in methods.values()),
+        own,
         pairs.get("eval_freq"),
     )
 
@@ -154,12 +142,15 @@ def _method(pair: Pair, tasks: tuple[str, ...], arguments: Mapping[str, Collecti
     algo = pairs["algo"].text()
     if algo not in arguments:
         raise pairs["algo"].unknown("algorithm", sorted(arguments))
+    own_tasks = _own_tasks(pairs["tasks"], tasks) if "tasks" in pairs else tasks
     return Method(
         label,
         algo,
         _conf_file(pairs["conf_file"], algo) if "conf_file" in pairs else _conf_file(None, algo),
         _params(pairs["params"], algo, arguments[algo]) if "params" in pairs else {},
-        _own_tasks(pairs["tasks"], tasks) if "tasks" in pairs else tasks,
+        own_tasks,
+        _n_timesteps(pairs["n_timesteps"], own_tasks) if "n_timesteps" in pairs else {},
+        read_start(pairs["start_from"]) if "start_from" in pairs else None,
         pair.key,
         pairs,
     )
@@ -188,7 +179,7 @@ def _params(entry: Pair, algo: str, known: Collection[str] | None) -> dict[str, 
     pairs = entry.mapping("{projection: kl}")
     for key, pair in pairs.items():
         if key in RESERVED:
-            where = "as n_timesteps of the study" if key == "n_timesteps" else "by the study itself"
+            where = "as n_timesteps of the study, or of a method" if key == "n_timesteps" else "by the study itself"
             raise pair.key.error(f"{key!r} is set {where}, not in params; allowed: {', '.join(allowed)}")
         if known is not None and key not in allowed:
             raise pair.key.unknown(f"hyperparameter of {algo}", allowed)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sb3_trl.study.description import file_name
 
-__all__ = ["CHECKPOINT_MINUTES", "Job", "Outcome", "Run", "checkpoint_path", "run_path", "status_folder"]
+__all__ = [
+    "CHECKPOINT_MINUTES",
+    "Job",
+    "Outcome",
+    "Run",
+    "Start",
+    "checkpoint_path",
+    "run_path",
+    "status_folder",
+    "waves",
+]
 
 #: Between two checkpoints of a run: seldom enough that they cost nothing, and little is lost.
 CHECKPOINT_MINUTES = 5.0
@@ -17,7 +28,10 @@ CHECKPOINT_MINUTES = 5.0
 
 @dataclass(frozen=True)
 class Run:
-    """One training with one seed: everything that a process elsewhere has to know."""
+    """One training with one seed: everything that a process elsewhere has to know.
+
+    :param start_from: The run whose model it starts from, ``None`` for a new one.
+    """
 
     algorithm: str
     variant: str
@@ -27,16 +41,29 @@ class Run:
     eval_freq: int
     n_eval_episodes: int
     hyperparameters: dict[str, Any]
+    start_from: Run | None = None
 
     def __str__(self) -> str:
         return f"{self.variant} on {self.task}, seed {self.seed}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the numbers depend on, as JSON has it."""
-        settings = asdict(self)
-        del settings["variant"]
+        """What the numbers depend on, as JSON has it; those of the run that it starts from are among them."""
+        settings = {key: value for key, value in vars(self).items() if key not in ("variant", "start_from")}
+        if self.start_from is not None:
+            settings["start_from"] = self.start_from.settings
         return json.loads(json.dumps(settings, default=str))
+
+
+class Start(NamedTuple):
+    """What a run starts from: what another has left.
+
+    :param model: Its model, as SB3 saves it.
+    :param normalization: Its ``VecNormalize``, as SB3 saves it; ``None`` if it has none.
+    """
+
+    model: bytes
+    normalization: bytes | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +78,7 @@ class Job:
     :param folder: The study's, on this machine; there a training writes how far it is, and its checkpoints. ``""``
         for neither.
     :param checkpoint_minutes: A checkpoint is written at most so often.
+    :param starts: What runs start from that do not begin anew, by seed.
     :param study_process: The process that waits for the result; a worker that it has started ends with it.
     """
 
@@ -61,6 +89,7 @@ class Job:
     packages: tuple[str, ...] = ()
     folder: str = ""
     checkpoint_minutes: float = CHECKPOINT_MINUTES
+    starts: Mapping[int, Start] = field(default_factory=dict)
     study_process: int = 0
 
 
@@ -87,3 +116,15 @@ def checkpoint_path(folder: Path, run: Run) -> Path:
 def status_folder(folder: Path) -> Path:
     """Return the folder in the study's that is there while it trains: trainings write there how far they are."""
     return folder / ".running"
+
+
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return jobs in the order in which they can begin: those of a wave start from runs of earlier ones, or of none."""
+    runs = {str(run) for job in jobs for run in job.runs}
+
+    def wave(run: Run) -> int:
+        before = run.start_from
+        return 0 if before is None or str(before) not in runs else 1 + wave(before)
+
+    numbers = [max(map(wave, job.runs)) for job in jobs]
+    return [[job for job, own in zip(jobs, numbers, strict=True) if own == n] for n in sorted(set(numbers))]

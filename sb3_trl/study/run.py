@@ -94,6 +94,7 @@ class _Training:
         from sb3_trl.study.checkpoint import Checkpoints, can_go_on
         from sb3_trl.study.rows import Rows
         from sb3_trl.study.status import reporter, status_path
+        from sb3_trl.study.transfer import begin_from
 
         folder.mkdir()
         self.run, self.folder = run, folder
@@ -112,6 +113,8 @@ class _Training:
         self.rows: Rows = Rows(run, self.evaluation, report)
         self.callbacks.append(self.rows)
         going_on = self._go_on()
+        if going_on is None and run.start_from is not None:
+            begin_from(self.model, job.starts[run.seed])
         if can_go_on(self.model):
             self.callbacks.append(Checkpoints(self._save, job.checkpoint_minutes, going_on))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sb3_trl.moved import with_new_names
 from sb3_trl.study.checkpoint import UNREADABLE, Begun, is_whole, read_begun
-from sb3_trl.study.jobs import Outcome, Run, checkpoint_path, run_path, status_folder
+from sb3_trl.study.jobs import Outcome, Run, Start, checkpoint_path, run_path, status_folder
 from sb3_trl.study.reader import StudyError
 from sb3_trl.study.rows import COLUMNS, LATER_COLUMNS
 from sb3_trl.study.status import Status, read_statuses, status_path
@@ -72,10 +72,15 @@ class Store:
         """Return the settings in which a run that is here differs from ``run``: its own, and those of ``run``."""
         begun = self.begun(run)
         text = json.dumps(begun.settings) if begun else (self.path(run) / "run.json").read_text()
-        old, new = json.loads(with_new_names(text)), run.settings
-        old, new = (settings | settings["hyperparameters"] for settings in (old, new))
-        keys = sorted((old.keys() | new.keys()) - {"hyperparameters"})
-        return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+        return _differences(json.loads(with_new_names(text)), run.settings)
+
+    def start(self, run: Run) -> Start:
+        """Return what another run starts from: what this one, which has finished, has left."""
+        normalization = self.path(run) / "vecnormalize.pkl"
+        return Start(
+            (self.path(run) / "model.zip").read_bytes(),
+            normalization.read_bytes() if normalization.is_file() else None,
+        )
 
     def __enter__(self) -> Store:
         """Make the folder ready for training.
@@ -195,3 +200,15 @@ class Store:
     def forget_status(self, run: Run) -> None:
         """Forget how far a run was: it has ended."""
         status_path(self.status, run).unlink(missing_ok=True)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two runs differ; those of the runs that both start from, as ``start_from.…``."""
+    mine, theirs = old.get("start_from"), new.get("start_from")
+    old, new = (settings | settings["hyperparameters"] for settings in (old, new))
+    keys = sorted((old.keys() | new.keys()) - {"hyperparameters", "start_from"})
+    found = {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+    if mine is not None and theirs is not None:
+        return found | {f"start_from.{key}": pair for key, pair in _differences(mine, theirs).items()}
+    first, second = (start and f"{start['algorithm']} on {start['task']}" for start in (mine, theirs))
+    return found | ({} if first == second else {"start_from": (first, second)})

@@ -6,12 +6,14 @@ import csv
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sb3_trl.study.backends import outcomes
+from sb3_trl.study.backends import workers
 from sb3_trl.study.description import file_name
-from sb3_trl.study.jobs import CHECKPOINT_MINUTES, Job, Outcome, Run
+from sb3_trl.study.jobs import CHECKPOINT_MINUTES, Job, Outcome, Run, waves
 from sb3_trl.study.plan import Plan, make_jobs, make_plan
 from sb3_trl.study.progress import Display
 from sb3_trl.study.reader import StudyError
@@ -103,7 +105,8 @@ class Study:
             study_process=os.getpid(),
         )
         left = [run for run in self.runs if run in self.selection and (run not in finished or run in changed)]
-        return make_jobs(self.plan.groups, left, seed_batch, job)
+        self._check_starts(left)
+        return make_jobs(self.plan, left, seed_batch, job)
 
     def run(
         self,
@@ -115,7 +118,7 @@ class Study:
         rerun_changed: bool = False,
         checkpoint_minutes: float = CHECKPOINT_MINUTES,
     ) -> list[Run]:
-        """Train what has not finished yet, and return the runs that failed.
+        """Train what has not finished yet, and return the runs that failed, or were to start from one that did.
 
         Whatever ends it, runs that had finished are kept, and the next call goes on with the others: those that had
         begun from their last checkpoint.
@@ -158,16 +161,42 @@ class Study:
         display = Display(
             len(self.runs), len(self.runs) - len(runs), sum(steps.values()), lambda: self.store.statuses(runs)
         )
-        with display, outcomes(left, jobs, backend, address) as ended:
-            for results in ended:
-                self.store.keep(results)
-                self.store.write_results(self.name, self.runs)
-                for outcome in results:
-                    self.store.forget_status(outcome.run)
-                    failed += [outcome.run] if outcome.error else []
-                    end = _end(outcome) if outcome.error is None else f"FAILED ({self.store.error_path(outcome.run)})"
-                    display.ended(f"{outcome.run}: {end}", steps[str(outcome.run)])
+        with display, workers(jobs, backend, address) as train_all:
+            for wave in waves(left):
+                ready, lost = _ready(wave, failed)
+                for results in chain(lost, train_all(map(self._with_starts, ready))):
+                    self.store.keep(results)
+                    self.store.write_results(self.name, self.runs)
+                    for outcome in results:
+                        self.store.forget_status(outcome.run)
+                        failed += [outcome.run] if outcome.error else []
+                        display.ended(f"{outcome.run}: {self._end(outcome, failed)}", steps[str(outcome.run)])
         return failed
+
+    def _with_starts(self, job: Job) -> Job:
+        """Return a job with the models that its runs start from."""
+        return replace(job, starts={run.seed: self.store.start(run.start_from) for run in job.runs if run.start_from})
+
+    def _end(self, outcome: Outcome, failed: Sequence[Run]) -> str:
+        """Return how a run has ended."""
+        if outcome.error is not None:
+            could_begin = outcome.run.start_from not in failed
+            return f"FAILED ({self.store.error_path(outcome.run)})" if could_begin else outcome.error
+        rows = list(csv.DictReader(io.StringIO(outcome.files["rows.csv"].decode())))
+        return f"finished, return {float(rows[-1]['eval_return']):.4g}" if rows else "finished"
+
+    def _check_starts(self, left: Sequence[Run]) -> None:
+        """Check that whatever the runs that are left start from is there, or is trained before them."""
+        for run in left:
+            start = run.start_from
+            if start is None or start in left or (self.store.is_finished(start) and not self.store.differences(start)):
+                continue
+            state = "was trained with other settings" if self.store.is_finished(start) else "has not finished"
+            entry = self.plan.method(run).pairs["start_from"]
+            raise entry.error(
+                f"{run} starts from {start}, which {state} and is not among the runs to train: choose it too, with "
+                f"--variants {start.variant!r}, --tasks {start.task} and --seeds {start.seed}"
+            )
 
     def _changed(self) -> list[Run]:
         there = [run for run in self.runs if self.store.is_finished(run) or self.store.begun(run)]
@@ -191,11 +220,32 @@ def describe(study: Study, jobs: Sequence[Job]) -> str:
         kind = "seeds side by side:" if len(job.runs) > 1 else "seed"
         begun = sorted({study.store.steps_begun(run) for run in job.runs})
         goes_on = f"; goes on from step {' or '.join(map(str, begun))}" if any(begun) else ""
-        lines.append(f"  {first.variant} on {first.task}, {first.n_timesteps} steps, {kind} {seeds}{goes_on}")
+        start = f", from {first.start_from.variant} on {first.start_from.task}" if first.start_from else ""
+        lines.append(f"  {first.variant} on {first.task}{start}, {first.n_timesteps} steps, {kind} {seeds}{goes_on}")
     return "\n".join(lines)
 
 
-def _end(outcome: Outcome) -> str:
-    """Return how a run has ended that did not fail."""
-    rows = list(csv.DictReader(io.StringIO(outcome.files["rows.csv"].decode())))
-    return f"finished, return {float(rows[-1]['eval_return']):.4g}" if rows else "finished"
+def failures(study: Study, failed: Sequence[Run]) -> str:
+    """Return as text which runs failed, and which could not begin for that, a line for each.
+
+    :param study: The study.
+    :param failed: What its ``run`` returned.
+    """
+    lost = [run for run in failed if run.start_from in failed]
+    lines = [f"{len(failed) - len(lost)} runs failed:"]
+    lines += [f"  {run}: {study.store.error_path(run)}" for run in failed if run not in lost]
+    lines += [f"{len(lost)} runs could not begin:"] if lost else []
+    lines += [f"  {run}: it starts from {run.start_from}" for run in lost]
+    return "\n".join(lines)
+
+
+def _ready(wave: Sequence[Job], failed: Sequence[Run]) -> tuple[list[Job], list[list[Outcome]]]:
+    """Return the jobs of a wave without the runs that cannot begin, and what is said of those."""
+    parts = [replace(job, runs=tuple(run for run in job.runs if run.start_from not in failed)) for job in wave]
+    lost = [
+        Outcome(run, {}, f"not run: it starts from {run.start_from}, which has not finished")
+        for job in wave
+        for run in job.runs
+        if run.start_from in failed
+    ]
+    return [job for job in parts if job.runs], [lost] if lost else []

@@ -46,6 +46,14 @@ def test_one_run_has_no_error_and_none_no_curve(table):
     assert mean_curve(one.assign(train_success=np.nan), "step").empty
 
 
+def test_what_is_not_there_yet_is_left_out(table):
+    """With ``--read-only``, while the study trains."""
+    first = table[(table.variant == "FixPO") | (table.task == "sb3_trl/MetaWorldReach-v0")]
+    _, text = METAWORLD_ITEMS["fixpo-fig6"].draw(Results(first, last=2))
+    assert "| MetaWorldPush-v0 | 43.8 ± 0.0 | – |" in text
+    assert "| mean of all tasks | **65.6** ± 0.0 | – |" in text
+
+
 def test_the_figure_and_its_table(table):
     figure, text = METAWORLD_ITEMS["fixpo-fig6"].draw(Results(table, last=2))
     rows = {

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
-from sb3_trl.papers.scales import paper_studies, scaled_study
+from sb3_trl.papers.scales import Part, paper_studies, scaled_study, seconds
 from sb3_trl.report.random_policy import shipped_returns
 from sb3_trl.study import Study
 
@@ -43,3 +43,10 @@ def test_a_scale_changes_what_it_says_and_nothing_else():
     assert all(method["tasks"] == ["Walker2d-v5"] for method in smoke["methods"].values())
     assert smoke["methods"]["C_beta=1"]["params"]["kl_target_coef"] == 1
     assert scaled_study("trpl_humanoid", "small") is None
+
+
+def test_estimates_of_time_know_that_metaworld_is_slow():
+    """A million steps of one run on one core are ten minutes or so."""
+    one = seconds([Part("fixpo_metaworld", ("FixPO",), ("sb3_trl/MetaWorldReach-v0",))], "small") / 3
+    assert 500 < one < 900
+    assert seconds([Part("fixpo_mujoco", ("FixPO",), ("Walker2d-v5",))], "small") / 3 < 200

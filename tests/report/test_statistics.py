@@ -6,12 +6,14 @@ import pytest
 from scipy import stats
 
 from sb3_trl.report.statistics import (
+    ALL_TASKS,
     band,
     evaluations_after,
     final_evaluations,
     interquartile_mean,
     largest_drops,
     mean_interval,
+    means_over_tasks,
     normalize,
     prediction_interval,
     score_matrix,
@@ -176,6 +178,15 @@ def test_tasks_on_which_the_reference_has_learned_nothing_are_left_out():
 def test_every_task_needs_every_seed():
     with pytest.raises(ValueError, match="task1"):
         score_matrix(scores(np.ones((3, 2))).drop(index=5))
+
+
+def test_means_over_tasks_are_of_seeds_that_have_all():
+    rows = [("A", "x", 0, 1.0), ("A", "y", 0, 3.0), ("A", "x", 1, 5.0), ("B", "y", 1, 7.0), ("B", "x", 1, 8.0)]
+    means = means_over_tasks(pd.DataFrame(rows, columns=["variant", "task", "seed", "value"]))
+    assert means.to_dict("records") == [
+        {"variant": "A", "seed": 0, "value": 2.0, "task": ALL_TASKS},
+        {"variant": "B", "seed": 1, "value": 7.5, "task": ALL_TASKS},
+    ]
 
 
 def test_iqm_by_hand():

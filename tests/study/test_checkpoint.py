@@ -145,6 +145,7 @@ def check_same_training(study: Study, other: Study) -> None:
     [
         ("trpl", "{n_critic_epochs: 2, cov_bound: 0.001}"),
         ("fixpo", "{}"),
+        ("fixpo", "{normalize: dict(norm_obs=False)}"),
         ("papi", "{}"),
         ("ppo", "{}"),
         ("recurrent_fixpo", "{}"),

@@ -94,9 +94,25 @@ def test_steps_of_each_task(load):
     assert steps == {("CartPole-v1", 1000, 1000), ("Pendulum-v1", 100_000, 100_000), ("Pendulum-v1", 300_000, 300_000)}
 
 
+def test_steps_of_each_method(load):
+    text = GOOD.replace("{algo: fixpo}", "{algo: fixpo, n_timesteps: 1e3}")
+    assert {(run.variant, run.n_timesteps) for run in load(text).runs} == {("TRPL", 2000), ("FixPO", 1000)}
+    study = load(text.replace("1e3}", "{CartPole-v1: 600}}"))
+    steps = {(run.variant, run.task, run.n_timesteps) for run in study.runs}
+    assert steps == {("TRPL", "Pendulum-v1", 2000), ("FixPO", "Pendulum-v1", 2000), ("FixPO", "CartPole-v1", 600)}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            edit("    tasks: [Pen", "    n_timesteps: {CartPole-v1: 9}\n    tasks: [Pen"),
+            "9: unknown task 'CartPole-v1'",
+        ),
+        (
+            edit("algo: trpl", "algo: trpl\n    n_timesteps: 400"),
+            "4: eval_freq 500 is more than the 400 steps of TRPL on",
+        ),
         (edit("tasks:", "taks:"), "1: unknown key 'taks', did you mean 'tasks'? allowed: name, tasks, seeds"),
         (edit("seeds: 2\n", ""), "1: a study needs 'seeds'; allowed: name, tasks, seeds"),
         (edit("seeds: 2", "seeds: 0"), "2: 'seeds' must be a whole number from 1 to 4294967295, not 0"),
