@@ -20,6 +20,7 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trl import TRPL
+from sb3_trl.zoo.camera import bodies_are_followed
 
 
 def main() -> None:
@@ -32,14 +33,17 @@ def main() -> None:
     args = parser.parse_args()
 
     th.set_num_threads(1)
-    plain = DummyVecEnv([lambda: gym.make(args.env, render_mode="rgb_array")])
+    # A camera of MuJoCo's models, from the side, goes along with the body; Gymnasium's own stands still.
+    camera = {"camera_name": "track"} if "mujoco" in str(gym.spec(args.env).entry_point) else {}
+    plain = DummyVecEnv([lambda: gym.make(args.env, render_mode="rgb_array", **camera)])
     env = VecNormalize.load(str(args.run / "vecnormalize.pkl"), plain)
     env.training, env.norm_reward = False, False
     model = TRPL.load(args.run / "model.zip", device="cpu")
 
     env.seed(args.seed)
     total, observation = 0.0, env.reset()
-    with imageio.get_writer(args.out, fps=plain.metadata["render_fps"], macro_block_size=2) as film:
+    writer = imageio.get_writer(args.out, fps=plain.metadata["render_fps"], macro_block_size=2)
+    with bodies_are_followed(), writer as film:
         for _ in range(args.steps):
             film.append_data(plain.envs[0].render())
             action, _ = model.predict(observation, deterministic=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sb3_trl.zoo.camera import bodies_are_followed
+
 __all__ = ["INSTALL", "load_from_hub", "plot", "push_to_hub", "run_script"]
 
 INSTALL = 'pip install "sb3-trl[zoo]"'
@@ -24,8 +26,8 @@ COMMAND_OF_A_CARD = re.compile(r"--algo (\S+) --env (\S+) -orga (\S+)")
 
 
 def run_script(module: str) -> None:
-    """Run a module that is a script; processes that it starts know the algorithms, and find ``ffmpeg``."""
-    with children_know_the_algorithms(), ffmpeg_is_found():
+    """Run a module that is a script; films show the agent, processes know the algorithms and find ``ffmpeg``."""
+    with bodies_are_followed(), children_know_the_algorithms(), ffmpeg_is_found():
         runpy.run_module(module, run_name="__main__")
 
 
