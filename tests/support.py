@@ -30,6 +30,7 @@ from sb3_trl.algorithms.base import TrustRegionAlgorithm
 from sb3_trl.algorithms.projecting import ProjectingAlgorithm
 from sb3_trl.projections import Gaussian, Projection
 from sb3_trl.rollouts.rollout import Rollout, rollout_from_buffer
+from sb3_trl.study.plan import Plan
 
 #: The folder that holds the package, its documentation, its examples and its benchmarks.
 ROOT = Path(__file__).parent.parent
@@ -335,3 +336,17 @@ def both(cls: type, call: Callable[[type], Any]) -> list[Any]:
         except Exception as error:
             results.append(type(error))
     return results
+
+
+def unknown_hyperparameters(plan: Plan) -> dict[str, set[str]]:
+    """Return by run what a study gives to an algorithm that has no such argument."""
+    from sb3_trl.zoo.experiment import hyperparameters_of
+
+    found = {}
+    for group in plan.groups:
+        run = group.runs[0]
+        known = hyperparameters_of(run.algorithm)
+        unknown = set() if known is None else {*run.hyperparameters} - known
+        if unknown:
+            found[str(run)] = unknown
+    return found

@@ -1,6 +1,7 @@
 """The papers' studies are valid and fair, at every scale."""
 
 import pytest
+from support import unknown_hyperparameters
 
 pytest.importorskip("rl_zoo3")
 
@@ -18,6 +19,12 @@ def test_the_file_as_it_is_is_a_study(name):
 
 def test_every_study_runs_at_the_papers_scale(plans):
     assert {name for name, scale in plans if scale == "paper"} == set(STUDIES)
+
+
+def test_hyperparameters_are_those_of_the_algorithm(plans):
+    """Where one file serves two algorithms, all that it says has to mean something to both."""
+    for plan in plans.values():
+        assert unknown_hyperparameters(plan) == {}, plan.description.name
 
 
 def test_methods_of_a_task_observe_the_same(plans):
