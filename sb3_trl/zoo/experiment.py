@@ -51,8 +51,22 @@ ZOO_KEYS = (
 DISCRETE_DEFAULT = "default_discrete"
 
 
+#: Parts of the entry points of games where an agent draws its actions when it is evaluated or filmed, as in Atari's:
+#: whoever always takes the likeliest turns in front of a wall for ever. The first is ``rl_zoo3``'s.
+_ACTIONS_ARE_DRAWN = ("minigrid", "sb3_trl.envs.doom")
+
+
+def draws_actions(env_id: str) -> bool:
+    """Return whether an agent draws its actions when it is evaluated on a task that is none of Atari's."""
+    entry_point = ExperimentManager.entry_point(env_id)
+    return any(part in entry_point for part in _ACTIONS_ARE_DRAWN)
+
+
 class Experiment(ExperimentManager):
     """``rl_zoo3``'s ``ExperimentManager``; ``--conf-file`` finds the package's YAML files too."""
+
+    #: All that ``rl_zoo3`` wants to know by this is whether evaluations draw actions.
+    is_minigrid = staticmethod(draws_actions)
 
     def __init__(self, args: argparse.Namespace, algo: str, *others: Any, config: str | None = None, **kwargs: Any):
         kwargs["config"] = find_configuration(config, algo)

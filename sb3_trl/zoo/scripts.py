@@ -27,7 +27,7 @@ COMMAND_OF_A_CARD = re.compile(r"--algo (\S+) --env (\S+) -orga (\S+)")
 
 def run_script(module: str) -> None:
     """Run a module that is a script; films show the agent, processes know the algorithms and find ``ffmpeg``."""
-    with bodies_are_followed(), children_know_the_algorithms(), ffmpeg_is_found():
+    with bodies_are_followed(), games_are_played_as_trained(), children_know_the_algorithms(), ffmpeg_is_found():
         runpy.run_module(module, run_name="__main__")
 
 
@@ -76,6 +76,21 @@ def children_know_the_algorithms() -> Iterator[None]:
         yield
     finally:
         subprocess.call = original
+
+
+@contextmanager
+def games_are_played_as_trained() -> Iterator[None]:
+    """While active, agents draw their actions in the games in which evaluations do, without ``--deterministic``."""
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    from sb3_trl.zoo.experiment import draws_actions
+
+    original = ExperimentManager.is_minigrid
+    ExperimentManager.is_minigrid = staticmethod(draws_actions)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ExperimentManager.is_minigrid = staticmethod(original)  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Every command of ``sb3-trl`` on a small task: the files it leaves, and what is in them."""
 
+import argparse
 import os
 import pickle
 import re
@@ -15,10 +16,12 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
+from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.monitor import load_results
 from support import call, event_file
 
 from sb3_trl.zoo import scripts
+from sb3_trl.zoo.experiment import Experiment
 
 from .cases import ALGORITHMS, ENV, SMALL, frames, mean_reward
 
@@ -34,6 +37,22 @@ def test_scripts_of_the_zoo_start_the_command(monkeypatch):
     start = [sys.executable, "-m", "sb3_trl.cli"]
     assert calls == [[*start, "record-video", "--algo", "trpl"], [*start, "enjoy", "--algo", "trpl"], ["ls", "-l"]]
     assert subprocess.call is original
+
+
+@pytest.mark.parametrize(
+    ("env_id", "drawn"),
+    [("sb3_trl/VizdoomBasic-v0", True), ("MiniGrid-DoorKey-5x5-v0", True), ("CartPole-v1", False), (ENV, False)],
+)
+def test_actions_are_drawn_in_games_of_screens(tmp_path, env_id, drawn):
+    if env_id.startswith("MiniGrid"):
+        pytest.importorskip("minigrid")
+    experiment = Experiment(argparse.Namespace(), "recurrent_trpl", env_id, str(tmp_path))
+    assert experiment.deterministic_eval is not drawn
+    of_the_zoo = ExperimentManager.is_minigrid(env_id)
+    with pytest.raises(KeyboardInterrupt), scripts.games_are_played_as_trained():
+        assert ExperimentManager.is_minigrid(env_id) is drawn, "what enjoy, record-video and push-to-hub ask"
+        raise KeyboardInterrupt
+    assert ExperimentManager.is_minigrid(env_id) is of_the_zoo
 
 
 def call_elsewhere(line: str, folder: Path, **environment: str) -> str:
