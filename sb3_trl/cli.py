@@ -15,7 +15,14 @@ from typing import NamedTuple, NoReturn
 
 from sb3_trl.version import __version__
 from sb3_trl.zoo.registry import closest, register
-from sb3_trl.zoo.scripts import INSTALL, load_from_hub, plot, push_to_hub, run_script
+from sb3_trl.zoo.scripts import (
+    INSTALL,
+    games_are_played_as_trained,
+    load_from_hub,
+    plot,
+    push_to_hub,
+    run_script,
+)
 
 __all__ = ["main"]
 
@@ -176,9 +183,10 @@ def _report() -> None:
 
 
 def _enjoy() -> None:
-    from rl_zoo3.enjoy import enjoy
+    from rl_zoo3 import enjoy
 
-    enjoy()
+    with games_are_played_as_trained():
+        enjoy.enjoy()
 
 
 def _reproduce() -> None:

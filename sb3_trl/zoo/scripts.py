@@ -17,7 +17,7 @@ from typing import Any
 
 from sb3_trl.zoo.camera import bodies_are_followed
 
-__all__ = ["INSTALL", "load_from_hub", "plot", "push_to_hub", "run_script"]
+__all__ = ["INSTALL", "games_are_played_as_trained", "load_from_hub", "plot", "push_to_hub", "run_script"]
 
 INSTALL = 'pip install "sb3-trl[zoo]"'
 

@@ -20,6 +20,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.monitor import load_results
 from support import call, event_file
 
+from sb3_trl.cli import COMMANDS
 from sb3_trl.zoo import scripts
 from sb3_trl.zoo.experiment import Experiment
 
@@ -43,15 +44,23 @@ def test_scripts_of_the_zoo_start_the_command(monkeypatch):
     ("env_id", "drawn"),
     [("sb3_trl/VizdoomBasic-v0", True), ("MiniGrid-DoorKey-5x5-v0", True), ("CartPole-v1", False), (ENV, False)],
 )
-def test_actions_are_drawn_in_games_of_screens(tmp_path, env_id, drawn):
+def test_actions_are_drawn_in_games_of_screens(tmp_path, monkeypatch, env_id, drawn):
     if env_id.startswith("MiniGrid"):
         pytest.importorskip("minigrid")
     experiment = Experiment(argparse.Namespace(), "recurrent_trpl", env_id, str(tmp_path))
     assert experiment.deterministic_eval is not drawn
-    of_the_zoo = ExperimentManager.is_minigrid(env_id)
-    with pytest.raises(KeyboardInterrupt), scripts.games_are_played_as_trained():
-        assert ExperimentManager.is_minigrid(env_id) is drawn, "what enjoy, record-video and push-to-hub ask"
+    of_the_zoo, asked = ExperimentManager.is_minigrid(env_id), []
+
+    def ask(*args, **kwargs):
+        asked.append(ExperimentManager.is_minigrid(env_id))
         raise KeyboardInterrupt
+
+    monkeypatch.setattr("runpy.run_module", ask)
+    monkeypatch.setattr("rl_zoo3.enjoy.enjoy", ask)
+    for command in ("enjoy", "record-video", "push-to-hub"):
+        with pytest.raises(KeyboardInterrupt):
+            COMMANDS[command].run()
+    assert asked == [drawn] * 3
     assert ExperimentManager.is_minigrid(env_id) is of_the_zoo
 
 
