@@ -17,10 +17,12 @@ __all__ = ["main"]
 def main() -> None:
     """Write the policy of the agent that the arguments name."""
     arguments = _parser().parse_args()
+    from huggingface_sb3 import EnvironmentName
+
     for package in arguments.gym_packages:
         importlib.import_module(package)
     model, folder = load(arguments)
-    path = arguments.output or folder / f"{arguments.env}{FORMATS[arguments.format].suffix}"
+    path = arguments.output or folder / f"{EnvironmentName(arguments.env)}{FORMATS[arguments.format].suffix}"
     exported = export(
         model,
         path,

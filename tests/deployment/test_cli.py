@@ -56,6 +56,15 @@ def test_flags(run, trained, tmp_path):
     assert "No model found for trpl on Pendulum-v1" in error
 
 
+def test_the_file_of_a_task_with_a_namespace(run):
+    task = "sb3_trl/PendulumNoVel-v1"
+    code, printed, error = run(f"train --algo trpl --env {task} {SMALL} n_critic_epochs:1")
+    assert code == 0, printed + error
+    code, printed, error = run(f"export --algo trpl --env {task} --format torchscript")
+    assert code == 0, error
+    assert Path("logs/trpl/sb3_trl-PendulumNoVel-v1_1/sb3_trl-PendulumNoVel-v1.pt").is_file(), printed
+
+
 def test_a_wrapper_of_the_environment_is_named(run, tmp_path):
     (tmp_path / "settings.yml").write_text(
         "Pendulum-v1:\n  policy: MlpPolicy\n  n_timesteps: 64\n"
