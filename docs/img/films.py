@@ -20,10 +20,13 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
+from huggingface_sb3 import EnvironmentName
 from PIL import Image
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.utils import set_random_seed
 
-from sb3_trl.zoo.registry import algorithms
+from sb3_trl.deployment.cli import load
+from sb3_trl.zoo.experiment import draws_actions
+from sb3_trl.zoo.registry import register
 
 HERE = Path(__file__).parent
 #: Frames per second that a film comes near to; a GIF counts in hundredths of a second.
@@ -50,6 +53,7 @@ FILMS = {
     "Walker2d-v5": Film("fixpo", 600_000, 5, (300, 200), 48, distance=3.4),
     "LunarLander-v3": Film("trpl", 200_000, 6, (300, 200), 24),
     "Pendulum-v1": Film("trpl", 100_000, 5, (200, 200), 24),
+    "sb3_trl/VizdoomHealthGathering-v0": Film("recurrent_fixpo", 250_000, 8, (160, 120), 48),
 }
 
 
@@ -72,25 +76,28 @@ def _look_at_body(env: gym.Env) -> None:
     viewer.cam.lookat[:] = [simulation.data.body(1).xpos[0], 0.0, 0.8 * simulation.init_qpos[1] + 0.4]
 
 
-def play(env_id: str, film: Film, folder: Path) -> tuple[list[Image.Image], int]:
-    """Return the frames of the policy in ``folder``, acting without noise, and the time of each in milliseconds."""
-    plain = DummyVecEnv([lambda: gym.make(env_id, render_mode="rgb_array", **_pictures(film))])
-    statistics = folder / env_id / "vecnormalize.pkl"
-    env = VecNormalize.load(str(statistics), plain) if statistics.is_file() else plain
-    env.training = False
-    model = algorithms()[film.algo].load(folder / f"{env_id}.zip", device="cpu")
-    stride = max(1, round(plain.metadata["render_fps"] / FPS))
+def play(env_id: str, film: Film, runs: Path) -> tuple[list[Image.Image], int]:
+    """Return the frames of the agent in ``runs``, and milliseconds of each; in games it draws its actions."""
+    choice = {"exp_id": 0, "load_best": False, "load_checkpoint": None, "load_last_checkpoint": False}
+    pictures = {"render_mode": "rgb_array", **_pictures(film)}
+    model, _ = load(argparse.Namespace(algo=film.algo, env=env_id, folder=str(runs), env_kwargs=pictures, **choice))
+    env: Any = model.get_env()
+    (shown,) = env.unwrapped.envs
+    fps, is_drawn = shown.metadata["render_fps"], draws_actions(env_id)
+    stride = max(1, round(fps / FPS))
     frames: list[Image.Image] = []
     env.seed(0)
-    observation = env.reset()
-    for step in range(int(film.seconds * plain.metadata["render_fps"])):
+    set_random_seed(0)
+    observation, state, start = env.reset(), None, np.ones(1, dtype=bool)
+    for step in range(int(film.seconds * fps)):
         if step % stride == 0:
             if film.distance is not None:
-                _look_at_body(plain.envs[0])
-            frames.append(Image.fromarray(plain.envs[0].render()).resize(film.size, Image.Resampling.LANCZOS))
-        observation, *_ = env.step(model.predict(observation, deterministic=True)[0])
+                _look_at_body(shown)
+            frames.append(Image.fromarray(shown.render()).resize(film.size, Image.Resampling.LANCZOS))
+        actions, state = model.predict(observation, state=state, episode_start=start, deterministic=not is_drawn)
+        observation, _, start, _ = env.step(actions)
     env.close()
-    return frames, 10 * round(100 * stride / plain.metadata["render_fps"])
+    return frames, 10 * round(100 * stride / fps)
 
 
 def _palette(frames: list[Image.Image], colors: int) -> Image.Image:
@@ -122,14 +129,15 @@ def main() -> None:
     os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     th.set_num_threads(1)
+    register()
     args.out.mkdir(parents=True, exist_ok=True)
     for env_id in args.only:
         film = FILMS[env_id]
-        folder = args.runs / film.algo / f"{env_id}_1"
-        if not (folder / f"{env_id}.zip").is_file():
+        name = EnvironmentName(env_id)
+        if not (args.runs / film.algo / f"{name}_1" / f"{name}.zip").is_file():
             train(film.command(env_id, args.runs))
-        path = args.out / f"{env_id.partition('-')[0].lower()}.gif"
-        save(*play(env_id, film, folder), film.colors, path)
+        path = args.out / f"{env_id.rpartition('/')[2].rpartition('-')[0].lower()}.gif"
+        save(*play(env_id, film, args.runs), film.colors, path)
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
