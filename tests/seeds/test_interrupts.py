@@ -86,8 +86,6 @@ def collects_its_own():
     """``gc.collect`` looks at what a test has made alone, not at all that there is in a process of many tests."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 #: Calls between interrupts; by default a dozen interrupts in all.

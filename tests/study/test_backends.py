@@ -44,7 +44,7 @@ def test_a_cluster_gives_the_same_numbers(undisturbed, tmp_path, backend, module
     assert study.run(jobs=2, backend=backend) == []
     mine = [row for row in table(undisturbed.store.folder) if is_of(row, list(study.runs))]
     assert table(study.store.folder) == mine
-    assert len(mine) == 8
+    assert len(mine) == 4
 
 
 def test_without_joblib(run, tmp_path, monkeypatch):
