@@ -16,6 +16,7 @@ import pytest
 import torch as th
 import yaml
 from matplotlib.image import imread
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from support import ROOT, event_file, load_example
@@ -30,13 +31,16 @@ FOLDER = ROOT / "examples"
 
 def call_example(patch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
     """Run an example's ``main`` as if from the command line, with few epochs."""
-    learn = TrustRegionAlgorithm.learn
 
-    def learn_with_few_epochs(model, *args, **kwargs):
-        model.n_epochs, model.n_critic_epochs = 3, 1
-        return learn(model, *args, **kwargs)
+    def with_few_epochs(learn):
+        def call(model, *args, **kwargs):
+            model.n_epochs, model.n_critic_epochs = 3, 1
+            return learn(model, *args, **kwargs)
 
-    patch.setattr(TrustRegionAlgorithm, "learn", learn_with_few_epochs)
+        return call
+
+    for algorithm in (TrustRegionAlgorithm, PPO):
+        patch.setattr(algorithm, "learn", with_few_epochs(algorithm.learn))
     patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
     load_example(name).main()
 
@@ -72,7 +76,7 @@ def trained(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setattr(subprocess, "run", not_now)
-        arguments = ("--env", "InvertedPendulum-v5", "--timesteps", 6144, "--seed", 1, "--film", 50)
+        arguments = ("--env", "InvertedPendulum-v5", "--timesteps", 6144, "--seed", 1, "--film", 20)
         call_example(patch, "train", *arguments, "--out", folder)
     return Trained(folder, printed.getvalue(), started)
 
@@ -178,7 +182,7 @@ def test_film(trained):
     """In a process of its own, as ``train`` starts it: MuJoCo chooses how to draw when it is imported."""
     assert number("reward", start(trained.started["film.py"])) == pytest.approx(1, abs=0.2)
     frames = np.stack(list(imageio.imiter(trained.folder / "film.mp4"))).astype(float)
-    assert frames.shape[0] == 50
+    assert frames.shape[0] == 20
     assert frames[0].std() > 10
     assert np.ptp(frames, axis=0).max() > 50, "something moves"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 from changes import Calls, make
-from support import ALGORITHMS, SHARED, LinearExtractor, all_equal, parameters
+from support import ALGORITHMS, SHARED, LinearExtractor, all_equal, further, parameters
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
 
@@ -33,7 +33,7 @@ def change_scalars(model, n: int) -> None:
     [
         (TRPL, {"ent_coef": 1e-4, "max_grad_norm": 1.0, "policy_kwargs": SHARED}),
         (FixPO, {"ent_coef": 1e-4, "clip_range_vf": 0.2}),
-        (LeanPPO, {"clip_range_vf": 0.2}),
+        *further((LeanPPO, {"clip_range_vf": 0.2})),
     ],
 )
 def test_scalars_changed_at_every_update_are_inputs(cls, kwargs):

@@ -131,8 +131,8 @@ def test_a_seed_learns_the_same_in_any_batch(algorithm, env, compile, kwargs):
 @pytest.mark.parametrize(
     ("algorithm", "kwargs", "n_graphs"),
     [
-        (TRPL, TRPL_OPTIONS | {"n_steps": 32}, 2),  # actor and critic
         (FixPO, FIXPO_OPTIONS, 3),  # its step of two sizes, and the divergence once for all seeds
+        *further((TRPL, TRPL_OPTIONS, 4)),  # actor and critic
     ],
 )
 def test_compiled(algorithm, kwargs, n_graphs):

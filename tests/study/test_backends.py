@@ -36,15 +36,16 @@ def test_a_process_that_dies_is_reported(tmp_path, monkeypatch):
     gym.registry.pop("CrashingStudy-v0")
 
 
-@pytest.mark.parametrize(("backend", "module"), [("ray", "ray"), ("dask", "distributed")])
-def test_a_cluster_gives_the_same_numbers(undisturbed, tmp_path, backend, module):
+@pytest.mark.parametrize(("backend", "module", "n_runs"), [("ray", "ray", 1), ("dask", "distributed", 2)])
+def test_a_cluster_gives_the_same_numbers(undisturbed, tmp_path, backend, module, n_runs):
+    """Of FixPO, and of TRPL beside it where processes may have threads."""
     pytest.importorskip(module, reason=f"{backend} is not installed")
-    text = SMALL[: SMALL.index("  PPO:")] + SMALL[SMALL.index("  FixPO:") :]
-    study = load(tmp_path, text.replace("seeds: 2", "seeds: [1]"))
+    start, end = SMALL.index("  TRPL") if n_runs == 1 else SMALL.index("  PPO:"), SMALL.index("  FixPO:")
+    study = load(tmp_path, (SMALL[:start] + SMALL[end:]).replace("seeds: 2", "seeds: [1]"))
     assert study.run(jobs=2, backend=backend) == []
     mine = [row for row in table(undisturbed.store.folder) if is_of(row, list(study.runs))]
     assert table(study.store.folder) == mine
-    assert len(mine) == 4
+    assert len(mine) == 2 * n_runs
 
 
 def test_without_joblib(run, tmp_path, monkeypatch):
