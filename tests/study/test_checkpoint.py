@@ -297,6 +297,7 @@ def test_a_killed_process(tmp_path, monkeypatch, load):
         process.communicate()
     (tmp_path / "wait").unlink()
     assert study.finished == [study.runs[0]]
+    assert [job.runs for job in study.jobs()] == [(study.runs[1],)]
     before = modified(study)
     assert study.run(jobs=1) == []
     assert modified(study).items() > before.items()

@@ -69,10 +69,10 @@ def test_an_interrupted_study_goes_on(undisturbed, tmp_path, start):
 
 def test_the_workers_of_a_killed_study_end(tmp_path, start):
     """They would train on for hours otherwise."""
-    load(tmp_path, ONE[: ONE.index("  B:")].replace("n_timesteps: 64", "n_timesteps: 1000000"))
+    load(tmp_path, ONE.replace("n_timesteps: 64", "n_timesteps: 1000000"))
     process = start()
     status = tmp_path / "out" / ".running"
-    while not (status.is_dir() and list(status.iterdir())):
+    while not (status.is_dir() and len(list(status.iterdir())) == 2):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     process.kill()
