@@ -45,7 +45,7 @@ def test_seeds_freeze_and_change_scalars_each_for_itself(cls, frozen):
         return Calls(change)
 
     kwargs = {"ent_coef": 1e-4, "max_grad_norm": 0.5, "learning_rate": 1e-3}
-    kwargs |= {"n_critic_epochs": 0} if cls is TRPL else {"fixup": "off"}
+    kwargs |= {"n_critic_epochs": 0} if cls is TRPL else {}
     batch = batch_of(cls, (0, 1), compile=True, **kwargs).learn(64 * 3, callback)
     assert len(batch._steps) == (3 if cls is TRPL else 2), "TRPL's critic takes no steps"
     for model in batch.models:
