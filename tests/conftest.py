@@ -1,3 +1,4 @@
+import gc
 import getpass
 import os
 import sys
@@ -19,6 +20,24 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "traced: compiled functions run the graphs that were traced, unless --inductor")
+    config.addinivalue_line("markers", "further: with --inductor alone, as traced by the same lines as the other cases")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tracing takes a second for every graph: of cases that differ in little, one is traced, and all are compiled."""
+    if not config.getoption("--inductor"):
+        further = [item for item in items if item.get_closest_marker("further")]
+        config.hook.pytest_deselected(items=further)
+        items[:] = [item for item in items if not item.get_closest_marker("further")]
+
+
+def pytest_collection_finish():
+    """Look for garbage seldom, and not among the million objects of imported modules, which takes half a second."""
+    import torch._dynamo  # noqa: F401  which the first optimiser would import
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture(autouse=True)

@@ -338,6 +338,12 @@ def both(cls: type, call: Callable[[type], Any]) -> list[Any]:
     return results
 
 
+def further(*cases: Any) -> list[Any]:
+    """Return cases of a parametrised test that are compiled (``make compiled``), but not traced besides."""
+    marks = (pytest.mark.traced, pytest.mark.further)
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=marks) for case in cases]
+
+
 def unknown_hyperparameters(plan: Plan) -> dict[str, set[str]]:
     """Return by run what a study gives to an algorithm that has no such argument."""
     from sb3_trl.zoo.experiment import hyperparameters_of

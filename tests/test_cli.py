@@ -155,7 +155,7 @@ def test_interrupted_training_saves_its_model(run, monkeypatch, tmp_path):
 def test_an_interrupted_training_goes_on(run, tmp_path):
     """Ctrl-C in a real process; then the command that it printed, with fewer steps."""
     start = [sys.executable, "-u", "-m", "sb3_trl.cli"]
-    command = f"train --algo trpl --env Pendulum-v1 -n 100000 --eval-freq -1 --device cpu -params {SMALL}"
+    command = f"train --algo trpl --env Pendulum-v1 -n 100000 --eval-freq -1 --device cpu -params {SMALL} compile:False"
     process = subprocess.Popen(
         [*start, *command.split()],
         cwd=tmp_path,

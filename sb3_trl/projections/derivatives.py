@@ -136,13 +136,16 @@ class _Once(torch.autograd.Function):
         return tangent
 
 
-@torch.compiler.assume_constant_result
 def _check_nesting(quantity: str) -> None:
     """Raise if two transformations that differentiate are active; runs when code is compiled."""
     kinds = torch._C._functorch.TransformType
     active = torch._C._functorch.get_interpreter_stack() or []
     if sum(level.key() in (kinds.Grad, kinds.Jvp) for level in active) > 1:
         raise _second_order(quantity)
+
+
+# What torch.compiler.assume_constant_result does: that function imports all of torch.compile, which takes a second.
+_check_nesting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _second_order(quantity: str) -> RuntimeError:

@@ -9,7 +9,7 @@ from gymnasium.wrappers import TransformReward
 from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from support import ACTION_SPACES, SHARED, ActionEnv, PointEnv, Recorder, vec_env
+from support import ACTION_SPACES, SHARED, ActionEnv, PointEnv, Recorder, further, vec_env
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
@@ -71,7 +71,7 @@ def test_no_state_ever_moves_further_than_the_bound(space, direction, monkeypatc
 
 
 @pytest.mark.traced
-@pytest.mark.parametrize("space", ACTION_SPACES)
+@pytest.mark.parametrize("space", ["box", "multi_discrete", *further("discrete", "multi_binary")])
 def test_no_state_ever_moves_further_than_the_bound_compiled(space, monkeypatch):
     """Where compiled code looks first, and a chunk of the fixup phase is smaller than the others."""
     options = {"learning_rate": 3e-2, "kl_bound": 0.05, "fixup_batch_size": 50, "compile": True}

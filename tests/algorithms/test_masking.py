@@ -1,5 +1,7 @@
 """Action masks: what is impossible is never done, nor counted, and users of MaskablePPO find what they know."""
 
+from itertools import product
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from sb3_contrib.common.maskable.utils import get_action_masks
 from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.callbacks import BaseCallback
-from support import ACTION_SPACES, ActionEnv, all_equal, collect, parameters, small, update, vec_env
+from support import ACTION_SPACES, ActionEnv, all_equal, collect, further, parameters, small, update, vec_env
 
 from sb3_trl import TRPL, FixPO, SeedBatch, TRPLPolicy
 from sb3_trl.policies.forward import DistributionAndValues
@@ -140,9 +142,13 @@ def _log_probs(model, observations: Masked) -> th.Tensor:
     return th.stack(padded, 1)
 
 
-@every_space
-@every_algorithm
+TRACED = [(TRPL, "multi_discrete"), (FixPO, "multi_binary")]
+
+
 @pytest.mark.traced
+@pytest.mark.parametrize(
+    ("cls", "space"), [*TRACED, *further(*(case for case in product(ALGORITHMS, DISCRETE) if case not in TRACED))]
+)
 def test_compiled_equals_eager(cls, space):
     models = [make(cls, space, compile=compile, learning_rate=1e-3).learn(64 * 3) for compile in (False, True)]
     assert any(step.is_compiled for step in models[1]._compiled_steps.values())

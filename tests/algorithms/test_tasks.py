@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from support import Recorder, all_equal, parameters
+from support import Recorder, all_equal, further, parameters
 
 from sb3_trl import TRPL, FixPO, RecurrentFixPO, RecurrentTRPL, SeedBatch, StateBound
 from sb3_trl.algorithms.losses import normalize_by_task
@@ -221,7 +221,7 @@ def test_what_was_trained_with_one_beta_goes_on_with_several(tmp_path):
 
 
 @pytest.mark.traced
-@pytest.mark.parametrize("tasks", [3, "task"])
+@pytest.mark.parametrize("tasks", ["task", *further(3)])
 def test_compiled_is_eager_and_nothing_is_compiled_again(tasks):
     """Where most minibatches have no state of some task."""
     th._dynamo.utils.counters.clear()
@@ -235,7 +235,7 @@ def test_compiled_is_eager_and_nothing_is_compiled_again(tasks):
 
 
 @pytest.mark.traced
-@pytest.mark.parametrize("cls", [FixPO, TRPL])
+@pytest.mark.parametrize("cls", [FixPO, *further(TRPL)])
 def test_a_batch_of_seeds_is_each_seed_alone(cls):
     options = SMALL | {"learning_rate": 1e-3, "batch_size": 30, "tasks": "task", "normalize_advantage": "task"}
     options |= {"kl_bound": 0.05} if cls is FixPO else {}

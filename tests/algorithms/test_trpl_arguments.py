@@ -86,7 +86,7 @@ def test_the_tables_hold_every_argument():
 
 def outcome(**kwargs) -> dict[str, th.Tensor]:
     model = make_model(**({"learning_rate": 1e-2} | kwargs))
-    model.learn(192)
+    model.learn(128)
     return parameters(model)
 
 

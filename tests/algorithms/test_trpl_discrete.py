@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from support import ACTION_SPACES, ActionEnv, PointEnv, all_equal, collect, parameters, small, update, vec_env
+from support import ACTION_SPACES, ActionEnv, PointEnv, all_equal, collect, further, parameters, small, update, vec_env
 
 from sb3_trl import TRPL, FixPO, LeanPPO, StateBound
 from sb3_trl.algorithms.losses import normalize
@@ -159,8 +159,8 @@ def test_the_projections_own_bound():
     assert model._trust_region(collect(model)).bounds[0].item() == pytest.approx(0.3)
 
 
-@every_space
 @pytest.mark.traced
+@pytest.mark.parametrize("space", ["discrete", *further("multi_discrete", "multi_binary")])
 def test_compiled_equals_eager(space):
     models = [make(space, compile=compile, n_epochs=2).learn(256) for compile in (False, True)]
     assert any(step.is_compiled for step in models[1]._compiled_steps.values())

@@ -182,3 +182,6 @@ CASES: dict[str, Case] = {
         RecurrentPPO, VECTOR, BOX, "MlpLstmPolicy", normalize={}, kwargs=_policy(lstm_hidden_size=8, n_lstm_layers=2)
     ),
 }  # fmt: skip
+
+#: Cases of which ONNX files are made, which takes a second: every kind of input, of scale, of head and of memory.
+OF_ONNX = CASES.keys() - {"contextual_diagonal", "ppo", "ppo_multi_binary", "lean_ppo_discrete", "a2c", "maskable"}

@@ -13,7 +13,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 import sb3_trl
 from sb3_trl.deployment.formats import FORMATS
 
-from .cases import CASES
+from .cases import CASES, OF_ONNX
 
 
 class Exported(NamedTuple):
@@ -43,4 +43,4 @@ def exported(tmp_path_factory):
         path = folder / f"{name}{FORMATS[format_name].suffix}"
         return Exported(CASES[name], model(name), sb3_trl.export(model(name), path, noise=name != "gsde"))
 
-    return lambda name, format_name="onnx": make(name, format_name)
+    return lambda name, format_name=None: make(name, format_name or ("onnx" if name in OF_ONNX else "torchscript"))

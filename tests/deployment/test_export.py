@@ -13,7 +13,7 @@ from support import small
 import sb3_trl
 from sb3_trl.deployment.formats import FORMATS
 
-from .cases import CASES, N_ENVS
+from .cases import CASES, N_ENVS, OF_ONNX
 
 MASKS = np.tile([True, False, True, True, True], (N_ENVS, 1))
 
@@ -47,11 +47,12 @@ def predicted(model, observations, given):
 
 #: Cases for the format that takes longest and goes the way of ONNX: every kind of input, of scale and of head.
 OF_TORCH = ("full", "contextual_full", "images", "multi_discrete", "masks", "gsde", "lstm")
+OF = {"onnx": OF_ONNX, "torch": OF_TORCH}
 
 
 @pytest.mark.parametrize(
     ("name", "format_name"),
-    [(name, known) for name in CASES for known in FORMATS if known != "torch" or name in OF_TORCH],
+    [(name, known) for name in CASES for known in FORMATS if name in OF.get(known, CASES)],
 )
 def test_it_acts_as_predict_does(exported, name, format_name):
     """Of a batch of 7, with the observations of the environments themselves; and of each of them alone."""

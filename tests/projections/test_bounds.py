@@ -7,9 +7,9 @@ from sb3_trl.projections import Gaussian
 
 from .cases import SEPARATE, distances, leaf
 
-#: Dimension and number of states; a million in all.
-SIZES = ((1, 250_000), (2, 250_000), (3, 200_000), (6, 150_000), (17, 100_000), (33, 30_000), (64, 20_000))
-CHUNK = 50_000
+#: Dimension and number of states; with two kinds of numbers, a million in all.
+SIZES = ((1, 125_000), (2, 125_000), (3, 100_000), (6, 75_000), (17, 50_000), (33, 15_000), (64, 10_000))
+CHUNK = 25_000
 
 
 def draw(n: int, dim: int, contextual: bool, dtype: th.dtype) -> tuple[Gaussian, Gaussian]:

@@ -44,6 +44,7 @@ for projection in (KLProjection(), WassersteinProjection(), FrobeniusProjection(
 old, new = (Categorical.from_logits(torch.randn(4, 3)) for _ in range(2))
 layer = TrustRegionLayer(KLProjection(), EntropySchedule())
 assert layer(new, old, entropy_bound=layer.entropy_bound(old, 0.5)).log_probs.isfinite().all()
+assert "torch._dynamo" not in sys.modules, "torch.compile takes a second to import"
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

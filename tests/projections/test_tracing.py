@@ -82,13 +82,20 @@ def test_shortcuts_do_not_change_the_result(monkeypatch, name, kind):
     assert th.allclose(projected.scale, dense.scale, rtol=1e-10, atol=1e-12)
 
 
+@pytest.fixture
+def backend(request) -> str:
+    """Runs what was traced, without the minutes that generating code takes; with --inductor, split up as for that."""
+    th._dynamo.reset()
+    return "aot_eager" if request.config.getoption("--inductor") else "eager"
+
+
+@pytest.mark.traced
 @pytest.mark.parametrize("name", [*ALL, "commuting"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_compiles_in_one_graph(name, kind):
-    """Traced, differentiated and run, without the minutes that generating code takes."""
-    th._dynamo.reset()
+def test_gradient_compiles_in_one_graph(backend, name, kind):
+    """Traced, differentiated and run."""
     new, old = mixed(kind)
-    compiled = th.compile(th.func.grad(loss(name, old), argnums=(0, 1)), fullgraph=True, backend="aot_eager")
+    compiled = th.compile(th.func.grad(loss(name, old), argnums=(0, 1)), fullgraph=True, backend=backend)
     for got, expected in zip(compiled(new.mean, new.scale), eager_gradient(name, new, old), strict=True):
         assert th.allclose(got, expected, rtol=1e-9, atol=1e-12)
 
@@ -178,11 +185,11 @@ def test_functional_gradient_and_vmap_of_categoricals_equal_eager():
         assert th.allclose(th.func.grad(function)(x.detach()), x.grad, rtol=1e-8, atol=1e-11)
 
 
-def test_gradient_of_categoricals_compiles_in_one_graph():
-    th._dynamo.reset()
+@pytest.mark.traced
+def test_gradient_of_categoricals_compiles_in_one_graph(backend):
     logits, old = states()
     function = categorical_loss(old, entropy_bounds(old))
-    compiled = th.compile(th.func.grad(function), fullgraph=True, backend="aot_eager")
+    compiled = th.compile(th.func.grad(function), fullgraph=True, backend=backend)
     assert th.allclose(compiled(logits), th.func.grad(function)(logits), rtol=1e-8, atol=1e-11)
 
 
@@ -191,7 +198,7 @@ def test_compiled_categoricals_map_over_seeds(request):
     """With generated code, which takes long to generate, if asked for."""
     th._dynamo.reset()
     logits, old = states(2)
-    backend = "inductor" if request.config.getoption("--inductor") else "aot_eager"
+    backend = "inductor" if request.config.getoption("--inductor") else "eager"
 
     def loss(x: th.Tensor) -> th.Tensor:
         return summary(KLProjection(), Categorical.from_logits(x, SIZES, MASK), old)

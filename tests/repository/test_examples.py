@@ -4,6 +4,10 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
 
 import imageio.v3 as imageio
 import numpy as np
@@ -12,6 +16,7 @@ import pytest
 import torch as th
 import yaml
 from matplotlib.image import imread
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from support import ROOT, event_file, load_example
@@ -24,23 +29,64 @@ from sb3_trl.projections import Gaussian
 FOLDER = ROOT / "examples"
 
 
+def call_example(patch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
+    """Run an example's ``main`` as if from the command line, with few epochs."""
+
+    def with_few_epochs(learn):
+        def call(model, *args, **kwargs):
+            model.n_epochs, model.n_critic_epochs = 3, 1
+            return learn(model, *args, **kwargs)
+
+        return call
+
+    for algorithm in (TrustRegionAlgorithm, PPO):
+        patch.setattr(algorithm, "learn", with_few_epochs(algorithm.learn))
+    patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    load_example(name).main()
+
+
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run an example's ``main`` as if from the command line, and return what it printed."""
-    learn = TrustRegionAlgorithm.learn
-
-    def learn_with_few_epochs(model, *args, **kwargs):
-        model.n_epochs, model.n_critic_epochs = 3, 1
-        return learn(model, *args, **kwargs)
-
-    monkeypatch.setattr(TrustRegionAlgorithm, "learn", learn_with_few_epochs)
+def run(capsys):
+    """Run an example, and return what it printed."""
 
     def call(name: str, *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        load_example(name).main()
+        with pytest.MonkeyPatch.context() as patch:
+            call_example(patch, name, *arguments)
         return capsys.readouterr().out
 
     return call
+
+
+class Trained(NamedTuple):
+    """What ``train`` leaves: its folder, what it printed, and the examples that it starts."""
+
+    folder: Path
+    printed: str
+    started: dict[str, list[str]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short training on a task with small pictures; nothing is drawn."""
+    folder, started = tmp_path_factory.mktemp("trained"), {}
+
+    def not_now(command, **_):
+        started[Path(command[1]).name] = command
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(subprocess, "run", not_now)
+        arguments = ("--env", "InvertedPendulum-v5", "--timesteps", 6144, "--seed", 1, "--film", 20)
+        call_example(patch, "train", *arguments, "--out", folder)
+    return Trained(folder, printed.getvalue(), started)
+
+
+def start(command: list[str]) -> str:
+    """Start a process in which MuJoCo finds a driver by itself, and return what it printed."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MUJOCO_GL")}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def number(pattern: str, text: str) -> float:
@@ -60,20 +106,20 @@ def test_the_command_in_its_docstring(path):
     assert f"python examples/{path.name}" in [line.partition(" --")[0] for line in lines]
 
 
-def test_train(run, tmp_path):
-    printed = run("train", "--timesteps", 10240, "--seed", 1, "--out", tmp_path, "--film", 5)
-    assert re.search(r"10240 steps +return +-?\d+", printed)
+def test_train(trained):
+    folder, printed, started = trained
+    assert re.search(r"6144 steps +return +-?\d+", printed)
     assert re.search(r"return -?[\d.]+ \+- [\d.]+ over 10 episodes", printed)
-    assert f"--logdir {tmp_path / 'tensorboard'}" in printed
-    assert re.search(rf"^Curves: +{tmp_path / 'curves.png'}$", printed, re.MULTILINE)
-    assert re.search(rf"^Film: +{tmp_path / 'film.mp4'}$", printed, re.MULTILINE)
-    assert imread(tmp_path / "curves.png")[..., :3].std() > 0.05
-    assert len(list(imageio.imiter(tmp_path / "film.mp4"))) == 5
-    assert list((tmp_path / "tensorboard" / "TRPL_1").glob("events*"))
-    env = VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), make_vec_env("HalfCheetah-v5"))
-    model = TRPL.load(tmp_path / "model.zip", env=env, device="cpu")
-    assert model.num_timesteps == 10240
-    assert env.obs_rms.count > 10240
+    assert f"--logdir {folder / 'tensorboard'}" in printed
+    assert re.search(rf"^Curves: +{folder / 'curves.png'}$", printed, re.MULTILINE)
+    assert re.search(rf"^Film: +{folder / 'film.mp4'}$", printed, re.MULTILINE)
+    start(started["curves.py"])
+    assert imread(folder / "curves.png")[..., :3].std() > 0.05
+    assert list((folder / "tensorboard" / "TRPL_1").glob("events*"))
+    env = VecNormalize.load(str(folder / "vecnormalize.pkl"), make_vec_env("InvertedPendulum-v5"))
+    model = TRPL.load(folder / "model.zip", env=env, device="cpu")
+    assert model.num_timesteps == 6144
+    assert env.obs_rms.count > 6144
 
 
 @pytest.mark.parametrize(
@@ -96,15 +142,15 @@ def test_a_film_without_a_driver(monkeypatch, tmp_path, capsys):
     assert re.search("Film: +none, .*nonsense", capsys.readouterr().out)
 
 
-def test_curves(run, tmp_path):
-    run("train", "--env", "InvertedPendulum-v5", "--timesteps", 6144, "--out", tmp_path, "--film", 0)
-    printed = run("curves", "--run", tmp_path, "--out", tmp_path / "curves.png")
+def test_curves(run, trained, tmp_path):
+    printed = run("curves", "--run", trained.folder, "--out", tmp_path / "curves.png")
     assert number("curves.png:", printed) == 2
     assert 0 < number("which moved the policy by", printed) < 1
     assert imread(tmp_path / "curves.png")[..., :3].std() > 0.05
 
 
-def test_curves_of_a_run_too_short(run, tmp_path):
+def test_curves_of_a_run_too_short(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", ""))
     run("train", "--env", "InvertedPendulum-v5", "--timesteps", 64, "--out", tmp_path, "--film", 0)
     with pytest.raises(SystemExit, match="shorter than two updates"):
         run("curves", "--run", tmp_path, "--out", tmp_path / "curves.png")
@@ -123,15 +169,8 @@ def test_the_settings_of_train_are_those_of_the_zoo():
     assert entry == train.SETTINGS
 
 
-@pytest.fixture
-def saved_run(run, tmp_path):
-    """What a short ``train`` leaves, on a task with small pictures."""
-    run("train", "--env", "InvertedPendulum-v5", "--timesteps", 2048, "--out", tmp_path / "run", "--film", 0)
-    return tmp_path / "run"
-
-
-def test_evaluate(run, saved_run):
-    arguments = ("--run", saved_run, "--env", "InvertedPendulum-v5", "--episodes", 3)
+def test_evaluate(run, trained):
+    arguments = ("--run", trained.folder, "--env", "InvertedPendulum-v5", "--episodes", 3)
     printed = run("evaluate", *arguments)
     assert printed == run("evaluate", *arguments), "the statistics of the observations stand still"
     # A reward of 1 for every step that it stands: returns are lengths, and the settings normalise rewards.
@@ -139,21 +178,11 @@ def test_evaluate(run, saved_run):
     assert number("stochastic +return", printed) >= 3
 
 
-def test_film(saved_run, tmp_path):
-    """In a process of its own: MuJoCo chooses how to draw when it is imported."""
-    command = [sys.executable, FOLDER / "film.py", "--run", saved_run, "--env", "InvertedPendulum-v5"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MUJOCO_GL")}
-    result = subprocess.run(
-        [*command, "--steps", "50", "--out", tmp_path / "film.mp4"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert number("reward", result.stdout) == pytest.approx(1, abs=0.2)
-    frames = np.stack(list(imageio.imiter(tmp_path / "film.mp4"))).astype(float)
-    assert frames.shape[0] == 50
+def test_film(trained):
+    """In a process of its own, as ``train`` starts it: MuJoCo chooses how to draw when it is imported."""
+    assert number("reward", start(trained.started["film.py"])) == pytest.approx(1, abs=0.2)
+    frames = np.stack(list(imageio.imiter(trained.folder / "film.mp4"))).astype(float)
+    assert frames.shape[0] == 20
     assert frames[0].std() > 10
     assert np.ptp(frames, axis=0).max() > 50, "something moves"
 

@@ -35,8 +35,8 @@ def frequencies(model: FixPO, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("space", ["discrete", "multi_discrete", "multi_binary"])
 def test_actions_follow_the_policy(space):
-    """Frequencies of 20 000 draws against the distribution's probabilities, within 5 standard errors."""
-    n = 20_000
+    """Frequencies of 8000 draws against the distribution's probabilities, within 5 standard errors."""
+    n = 8_000
     model = make(FixPO, space)
     drawn = frequencies(model, n)
     distribution = model.policy.get_distribution(th.ones(1, 4)).distribution
@@ -51,7 +51,7 @@ def test_actions_follow_the_policy(space):
 
 @pytest.mark.parametrize("kwargs", [{}, {"contextual_std": True}, {"covariance": "full"}])
 def test_gaussian_actions_follow_the_policy(kwargs):
-    n = 20_000
+    n = 8_000
     model = make(TRPL, "box", policy_kwargs=kwargs)
     actor = LeanActor(model.policy, n, 1)
     drawn = np.concatenate([actor.act(np.ones((1, 4), np.float32), step) for step in range(n)])

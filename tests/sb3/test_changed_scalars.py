@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 from changes import Calls, make
-from support import ALGORITHMS, SHARED, LinearExtractor, all_equal, parameters
+from support import ALGORITHMS, SHARED, LinearExtractor, all_equal, further, parameters
 
 from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
 
@@ -33,17 +33,17 @@ def change_scalars(model, n: int) -> None:
     [
         (TRPL, {"ent_coef": 1e-4, "max_grad_norm": 1.0, "policy_kwargs": SHARED}),
         (FixPO, {"ent_coef": 1e-4, "clip_range_vf": 0.2}),
-        (LeanPPO, {"clip_range_vf": 0.2}),
+        *further((LeanPPO, {"clip_range_vf": 0.2})),
     ],
 )
 def test_scalars_changed_at_every_update_are_inputs(cls, kwargs):
-    """For 30 updates, without compiling again, and with the effect that they have in steps that are not compiled."""
+    """For ten updates, without compiling again, and with the effect that they have in steps that are not compiled."""
     models = {}
     for compile in (False, True):
         models[compile] = make(cls, compile=compile, n_epochs=1, **kwargs)
         models[compile].learn(64)
         th._dynamo.utils.counters.clear()
-        models[compile].learn(64 * 30, Calls(change_scalars), reset_num_timesteps=False)
+        models[compile].learn(64 * 10, Calls(change_scalars), reset_num_timesteps=False)
         assert th._dynamo.utils.counters["stats"]["unique_graphs"] == 0
     steps = models[True]._compiled_steps.values()
     assert steps

@@ -8,9 +8,9 @@ import cloudpickle
 import pytest
 import torch as th
 from changes import Calls, make
-from support import ALGORITHMS, all_equal, parameters
+from support import ALGORITHMS, all_equal, further, parameters
 
-from sb3_trl import TRPL, LeanPPO
+from sb3_trl import PAPI, TRPL, FixPO, LeanPPO
 
 
 def pickled(model):
@@ -29,7 +29,7 @@ def saved(model):
 
 
 @pytest.mark.traced
-@pytest.mark.parametrize("cls", ALGORITHMS)
+@pytest.mark.parametrize("cls", [TRPL, FixPO, *further(PAPI, LeanPPO)])
 def test_models_are_copied_at_any_time(cls):
     """Before training, in the middle of a rollout, and after compiled updates; the copy trains on as the model does."""
     copies = []

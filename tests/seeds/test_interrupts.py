@@ -86,8 +86,6 @@ def collects_its_own():
     """``gc.collect`` looks at what a test has made alone, not at all that there is in a process of many tests."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 #: Calls between interrupts; by default a dozen interrupts in all.
@@ -135,13 +133,14 @@ def test_sigint_in_a_process(tmp_path):
     """Ctrl-C at any time, as the user's."""
     script = tmp_path / "learn.py"
     script.write_text(
-        "import os, signal, sys, threading\n"
+        "import gc, os, signal, sys, threading\n"
         f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from seeds.test_interrupts import assert_nothing_goes_on, make_batch, process_as_it_is\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background does not have\n"
         "signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
         "batch = make_batch(compile=False)\n"
         "batch.learn(16)\n"
+        "gc.freeze()  # or every search for garbage looks at all modules\n"
         "for n in range(10):\n"
         "    is_left_as = process_as_it_is()\n"
         "    signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.007 * n)\n"

@@ -10,7 +10,7 @@ SMALL = """\
 tasks: [Pendulum-v1]
 seeds: 2
 n_timesteps: 512
-eval_freq: 128
+eval_freq: 256
 n_eval_episodes: 2
 methods:
   TRPL, small steps:
@@ -31,6 +31,11 @@ def table(path: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict[str,
     """Return the rows of a study's results without some columns."""
     with (path / "results.csv").open() as file:
         return [{key: value for key, value in row.items() if key not in without} for row in csv.DictReader(file)]
+
+
+def modified(study: Study) -> dict[Path, int]:
+    """Return when the files of finished runs were written."""
+    return {path: path.stat().st_mtime_ns for run in study.finished for path in study.store.path(run).iterdir()}
 
 
 def load(folder: Path, text: str = SMALL, out: str = "out") -> Study:

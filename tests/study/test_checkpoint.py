@@ -38,7 +38,7 @@ from sb3_trl.study.jobs import checkpoint_path
 from sb3_trl.study.study import describe
 
 from .cases import load as load_study
-from .cases import table
+from .cases import modified, table
 
 #: Five rollouts of 64 steps; evaluations in the middle of the second, at the end of the third, in the fifth.
 TEXT = """\
@@ -245,6 +245,7 @@ def test_hours_are_summed(load, interrupt):
     assert seconds[0] < 1000 < seconds[1] <= seconds[2] < 2000
 
 
+#: Its second seed waits in the middle of the second rollout.
 SLOW = """\
 import time
 from pathlib import Path
@@ -258,7 +259,7 @@ class SlowEnv(PendulumEnv):
 
     def step(self, action):
         self.total += 1
-        while self.total > 70 and Path("wait").exists():
+        while self.total > 70 and Path("wait").exists() and list(Path("out").rglob("model.zip")):
             time.sleep(0.1)
         return super().step(action)
 
@@ -268,18 +269,18 @@ gym.register("SlowStudy-v0", SlowEnv, max_episode_steps=20)
 
 
 def test_a_killed_process(tmp_path, monkeypatch, load):
-    """The same command goes on, in another process."""
+    """The same command goes on, in another process, and does not do again what had finished."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "slow_env.py").write_text(SLOW)
     importlib.invalidate_caches()
     importlib.import_module("slow_env")
-    study = load("out", task="SlowStudy-v0")
+    study = load("out", task="SlowStudy-v0", seeds=2)
     study.packages = ("slow_env",)
     (tmp_path / "wait").touch()
     command = [sys.executable, "-m", "sb3_trl.cli", "study", "small.yml", "--out", "out", "--jobs", "1"]
     process = subprocess.Popen(
-        [*command, "--checkpoint-minutes", "0", "--gym-packages", "slow_env"],
+        [*command, "--checkpoint-minutes", "0", "--gym-packages", "slow_env", "--no-seed-batch"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -287,7 +288,7 @@ def test_a_killed_process(tmp_path, monkeypatch, load):
     )
     try:
         deadline = time.monotonic() + 120
-        while not (study.store.begun(study.runs[0]) and study.store.steps_begun(study.runs[0]) == 128):
+        while not (study.store.begun(study.runs[1]) and study.store.steps_begun(study.runs[1]) == 128):
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -295,10 +296,14 @@ def test_a_killed_process(tmp_path, monkeypatch, load):
         process.send_signal(signal.SIGKILL)
         process.communicate()
     (tmp_path / "wait").unlink()
+    assert study.finished == [study.runs[0]]
+    assert [job.runs for job in study.jobs()] == [(study.runs[1],)]
+    before = modified(study)
     assert study.run(jobs=1) == []
-    assert study.results().step.tolist() == [96, 192, 288]
-    assert resumed(study) == [0, 1, 1]
-    assert not checkpoint_of(study).exists()
+    assert modified(study).items() > before.items()
+    assert study.results().step.tolist() == [96, 192, 288] * 2
+    assert resumed(study) == [0, 0, 0, 0, 1, 1]
+    assert not checkpoint_of(study, 1).exists()
     gym.registry.pop("SlowStudy-v0")
 
 

@@ -21,7 +21,7 @@ def test_columns(undisturbed):
     assert (rows.gymnasium == gym.__version__).all()
     keys = rows[["algorithm", "variant", "task", "seed", "step"]].itertuples(index=False, name=None)
     methods = [("trpl", "TRPL, small steps"), ("ppo", "PPO"), ("fixpo", "FixPO")]
-    steps = (128, 256, 384, 512)
+    steps = (256, 512)
     expected = [(*method, "Pendulum-v1", seed, step) for method in methods for seed in (0, 1) for step in steps]
     assert list(keys) == expected
     pd.testing.assert_frame_equal(undisturbed.results(), rows)
@@ -29,10 +29,9 @@ def test_columns(undisturbed):
 
 def test_what_each_algorithm_logs(undisturbed):
     rows = undisturbed.results().set_index("algorithm")
-    later = rows[rows.step > 128]  # at 128 no episode had ended
     always = ["eval_return", "eval_return_std", "kl_mean", "kl_spread", "kl_max", "entropy", "std", "seconds"]
     assert rows[always].notna().all(axis=None)
-    assert later.loc[["ppo"], "train_return"].notna().all()
+    assert rows.loc[["ppo"], "train_return"].notna().all()
     filled = {name: set(own.columns[own.notna().all()]) for name, own in rows.groupby(level=0)}
     guarantee = {"bounded_kl_max", "rollbacks"}
     own = {
@@ -50,8 +49,8 @@ def test_what_each_algorithm_logs(undisturbed):
     assert (rows.loc["fixpo"].bounded_kl_max <= 0.5).all()
     assert (rows.kl_max >= rows.kl_mean).all()
     assert (rows.kl_spread > 0).sum() > len(rows) / 2
-    assert (later.loc["trpl"].projected_fraction > 0).any()
-    assert (later.loc["fixpo"].fixup_share > 0).any()
+    assert (rows.loc["trpl"].projected_fraction > 0).any()
+    assert (rows.loc["fixpo"].fixup_share > 0).any()
     assert (rows.eval_return < 0).all()
     assert rows.seconds.between(0, 600).all()
 

@@ -19,7 +19,7 @@ def test_a_run_is_what_train_does(run, undisturbed, tmp_path, method):
     words = [f"{key}:{params[key]}" for key in undisturbed.plan.description.methods[method].params]
     conf_file = "--conf-file ppo_paper.yml " if own.algorithm == "ppo" else ""
     line = (
-        f"train --algo {own.algorithm} {conf_file}--env Pendulum-v1 -n 512 --eval-freq 128 --eval-episodes 2 --seed 1"
+        f"train --algo {own.algorithm} {conf_file}--env Pendulum-v1 -n 512 --eval-freq 256 --eval-episodes 2 --seed 1"
     )
     assert run(f"{line} --device cpu --tensorboard-log runs -params {' '.join(words)}")[0] == 0
     logs = tmp_path / "logs" / own.algorithm / "Pendulum-v1_1"
@@ -98,6 +98,6 @@ def test_policies_with_a_memory(load, tmp_path, algo):
         "default: {policy: MlpLstmPolicy, n_timesteps: 64, n_steps: 16, n_envs: 2, batch_size: 16, n_epochs: 1}"
     )
     method = f"{{algo: {algo}, conf_file: own.yml}}"
-    study = load(f"tasks: [Pendulum-v1]\nseeds: 1\neval_freq: 32\nmethods: {{A: {method}}}\n")
+    study = load(f"tasks: [Pendulum-v1]\nseeds: 1\neval_freq: 32\nn_eval_episodes: 1\nmethods: {{A: {method}}}\n")
     assert study.run(jobs=1) == []
     assert (study.results().kl_mean.iloc[1:] > 0).all()

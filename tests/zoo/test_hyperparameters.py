@@ -68,7 +68,9 @@ ENTRIES = [
     for algo in (max((key for key in KEYS if name.startswith(key)), key=len),)
     for env in yaml.safe_load(path.read_text())
 ]
-ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, algo, env in ENTRIES if algo == usual]
+#: Lean algorithms have the settings of the usual ones (above), which name arguments: one entry of a file has them all.
+FIRST = {(name, algo): (name, algo, env) for name, algo, env in reversed(ENTRIES)}.values()
+ENTRIES += [(name, lean, env) for lean, usual in SETTINGS_OF.items() for name, algo, env in FIRST if algo == usual]
 #: Environments for entries that name none, and what has to be installed for them.
 STAND_INS = {"default": ["Pendulum-v1", "MountainCarContinuous-v0", "Pusher-v5"], "atari": ["PongNoFrameskip-v4"]}
 STAND_INS["sb3_trl/MetaWorld*"] = ["sb3_trl/MetaWorldReach-v0"]
