@@ -57,6 +57,11 @@ FILMS = {
 }
 
 
+def title(env_id: str) -> str:
+    """Return the name of a task's film: "walker2d" of Walker2d-v5."""
+    return env_id.rpartition("/")[2].rpartition("-")[0].lower()
+
+
 def train(command: str) -> None:
     """Run an ``sb3-trl`` command with this interpreter."""
     subprocess.run([sys.executable, "-m", "sb3_trl.cli", *shlex.split(command)[1:]], check=True)
@@ -136,7 +141,7 @@ def main() -> None:
         name = EnvironmentName(env_id)
         if not (args.runs / film.algo / f"{name}_1" / f"{name}.zip").is_file():
             train(film.command(env_id, args.runs))
-        path = args.out / f"{env_id.rpartition('/')[2].rpartition('-')[0].lower()}.gif"
+        path = args.out / f"{title(env_id)}.gif"
         save(*play(env_id, film, args.runs), film.colors, path)
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
