@@ -15,14 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from sb3_trl.version import __version__
 from sb3_trl.zoo.registry import closest, register
-from sb3_trl.zoo.scripts import (
-    INSTALL,
-    games_are_played_as_trained,
-    load_from_hub,
-    plot,
-    push_to_hub,
-    run_script,
-)
+from sb3_trl.zoo.scripts import INSTALL, enjoy, load_from_hub, plot, push_to_hub, run_script
 
 __all__ = ["main"]
 
@@ -36,7 +29,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train an agent, or search for hyperparameters (-optimize)", lambda: _train()),
-    "enjoy": Command("run a trained agent and print its returns", lambda: _enjoy()),
+    "enjoy": Command("run a trained agent and print its returns", enjoy),
     "plot-train": Command("plot training returns", lambda: plot("plot_train")),
     "all-plots": Command("plot and tabulate the evaluations of several runs", lambda: plot("all_plots")),
     "plot-from-file": Command("plot what all-plots wrote", lambda: plot("plot_from_file")),
@@ -180,13 +173,6 @@ def _report() -> None:
     from sb3_trl.report.page import main
 
     main()
-
-
-def _enjoy() -> None:
-    from rl_zoo3 import enjoy
-
-    with games_are_played_as_trained():
-        enjoy.enjoy()
 
 
 def _reproduce() -> None:

@@ -7,6 +7,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from huggingface_sb3 import EnvironmentName
+
 from sb3_trl.deployment.export import export
 from sb3_trl.deployment.exported import ExportedPolicy
 from sb3_trl.deployment.formats import FORMATS
@@ -17,8 +19,6 @@ __all__ = ["main"]
 def main() -> None:
     """Write the policy of the agent that the arguments name."""
     arguments = _parser().parse_args()
-    from huggingface_sb3 import EnvironmentName
-
     for package in arguments.gym_packages:
         importlib.import_module(package)
     model, folder = load(arguments)
@@ -41,7 +41,6 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Path]:
     :param arguments: Of the command.
     """
     import rl_zoo3.import_envs  # noqa: F401  registers environments
-    from huggingface_sb3 import EnvironmentName
     from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
     from rl_zoo3.exp_manager import ExperimentManager
     from rl_zoo3.utils import get_model_path

@@ -17,7 +17,7 @@ from typing import Any
 
 from sb3_trl.zoo.camera import bodies_are_followed
 
-__all__ = ["INSTALL", "games_are_played_as_trained", "load_from_hub", "plot", "push_to_hub", "run_script"]
+__all__ = ["INSTALL", "enjoy", "load_from_hub", "plot", "push_to_hub", "run_script"]
 
 INSTALL = 'pip install "sb3-trl[zoo]"'
 
@@ -29,6 +29,13 @@ def run_script(module: str) -> None:
     """Run a module that is a script; films show the agent, processes know the algorithms and find ``ffmpeg``."""
     with bodies_are_followed(), games_are_played_as_trained(), children_know_the_algorithms(), ffmpeg_is_found():
         runpy.run_module(module, run_name="__main__")
+
+
+def enjoy() -> None:
+    """Run ``rl_zoo3.enjoy``; in games agents act as in evaluations."""
+    script = import_module("rl_zoo3.enjoy")
+    with games_are_played_as_trained():
+        script.enjoy()
 
 
 def push_to_hub() -> None:
