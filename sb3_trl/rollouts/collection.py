@@ -141,8 +141,7 @@ def take_turns(
         if not callback.on_step():
             return False
         algorithm._update_info_buffer(infos, dones)
-        for index in dones.nonzero()[0].tolist() if any(dones.tolist()) else ():
-            rewards[index] += algorithm.gamma * appraisal.after_time_limit(infos[index], index)
+        _add_values_after_time_limits(rewards, dones, infos, algorithm.gamma, appraisal)
         _store(buffer, step, observations, actions, rewards, algorithm._last_episode_starts)
         algorithm._last_obs = new_obs  # type: ignore[assignment]
         algorithm._last_episode_starts = dones
@@ -154,6 +153,14 @@ def take_turns(
     callback.update_locals(_locals_at_the_end(buffer, policy, n_steps, observations, actions, last_values))
     callback.on_rollout_end()
     return True
+
+
+def _add_values_after_time_limits(
+    rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], gamma: float, appraisal: Appraisal
+) -> None:
+    """Add to an episode's last reward what would have come, if a time limit ended it."""
+    for index in dones.nonzero()[0].tolist() if any(dones.tolist()) else ():
+        rewards[index] += gamma * appraisal.after_time_limit(infos[index], index)
 
 
 def _masks(algorithm: Any, env: VecEnv, buffer: Any, step: int) -> np.ndarray | None:
