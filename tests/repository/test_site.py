@@ -47,9 +47,10 @@ def test_the_films_of_the_gallery(films):
 @pytest.mark.parametrize("path", sorted((DOCS / "img" / "films").glob("*.gif")), ids=lambda path: path.stem)
 def test_a_film_is_small_and_moves(path):
     assert path.stat().st_size < 1e6
+    slowest = 120 if path.stem.startswith("vizdoom") else 80  # ViZDoom shows every fourth tic of 1/35 s
     with Image.open(path) as film:
         assert film.n_frames >= 20
-        assert 40 <= film.info["duration"] <= 120
+        assert 40 <= film.info["duration"] <= slowest
 
 
 def test_a_film_keeps_what_is_rare_in_it(films, tmp_path):
