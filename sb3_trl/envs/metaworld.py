@@ -15,6 +15,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from sb3_trl.envs.extras import from_extra
+from sb3_trl.envs.sawyer import swift
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -93,7 +94,7 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]], EzPickle):
         self.task = _known(task)
         self.goal_observable, self.n_goals, self.goal_seed = goal_observable, n_goals, goal_seed
         self.render_mode = render_mode
-        self.sawyer = _classes.MT50_V3[self.task + _VERSION](
+        self.sawyer = swift(_classes.MT50_V3[self.task + _VERSION])(
             reward_function_version="v2", render_mode=render_mode, camera_name=camera_name, width=width, height=height
         )
         self._stands_on_its_head = camera_name.startswith("corner")  # so Meta-World hangs these cameras
@@ -158,7 +159,7 @@ class MetaWorldEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]], EzPickle):
 
     def _set_goal(self, numbers: NDArray[np.float64]) -> None:
         data = {
-            "env_cls": type(self.sawyer),
+            "env_cls": _classes.MT50_V3[self.task + _VERSION],
             "rand_vec": numbers,
             "partially_observable": not self.goal_observable,
         }
