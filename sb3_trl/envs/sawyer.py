@@ -8,7 +8,7 @@ here takes the place of those.
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, update_wrapper
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -22,7 +22,7 @@ __all__ = ["quaternion", "swift", "tolerance"]
 
 _reward_utils = from_extra("metaworld.utils.reward_utils", extra="metaworld")
 
-#: How far a product of two rows may be from the identity's entry: what SciPy allows before it makes a matrix orthogonal.
+#: How far products of two rows may be from the identity's entries: SciPy allows as much.
 _ORTHOGONAL = 1e-12
 
 
@@ -35,7 +35,7 @@ def swift(task_class: type) -> type:
 
     :param task_class: A subclass of Meta-World's ``SawyerXYZEnv``.
     """
-    functions = {}
+    functions: dict[str, FunctionType] = {}
     for cls in reversed(task_class.__mro__):
         if cls.__module__.startswith("metaworld."):
             functions |= {name: value for name, value in vars(cls).items() if isinstance(value, FunctionType)}
@@ -123,7 +123,7 @@ class _SwiftArm:
             of_both = of_object & (geoms == self.data.geom(pad).id).any(axis=1)
             return sum(forces[address] for address in contacts.efc_address[of_both])
 
-        return bool(0 < force_on("leftpad_geom") and 0 < force_on("rightpad_geom"))
+        return bool(force_on("leftpad_geom") > 0 and force_on("rightpad_geom") > 0)
 
     def _get_curr_obs_combined_no_goal(self) -> NDArray[np.float64]:
         """Return what is observed of this moment: the hand, how far the gripper is open, and the objects."""
@@ -152,7 +152,10 @@ class _SwiftRotation:
         return quaternion(self._matrix)
 
 
-_PARTS = {"Rotation": _SwiftRotation, "reward_utils": SimpleNamespace(**{**vars(_reward_utils), "tolerance": tolerance})}
+_PARTS = {
+    "Rotation": _SwiftRotation,
+    "reward_utils": SimpleNamespace(**{**vars(_reward_utils), "tolerance": tolerance}),
+}
 
 
 def _calls_slow_parts(function: FunctionType) -> bool:
@@ -163,7 +166,8 @@ def _with_swift_parts(function: FunctionType) -> FunctionType:
     """Return the same function, for which the names of slow parts mean the swift ones."""
     names = {**function.__globals__, **_PARTS}
     copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    copy.__kwdefaults__, copy.__doc__, copy.__qualname__ = function.__kwdefaults__, function.__doc__, function.__qualname__
+    copy.__kwdefaults__ = function.__kwdefaults__
+    update_wrapper(copy, function)
     return copy
 
 

@@ -1,0 +1,85 @@
+"""Meta-World's arm in less time: the same observations, rewards and infos, to the bit."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+pytest.importorskip("metaworld", reason='pip install "sb3-trl[metaworld]"')
+
+from metaworld.env_dict import MT50_V3
+from metaworld.policies import ENV_POLICY_MAP
+from metaworld.utils import reward_utils
+
+from sb3_trl.envs.sawyer import quaternion, swift, tolerance
+
+
+def arm(task_class: type, seed: int):
+    """Return one of Meta-World's tasks, whose goals are drawn."""
+    env = task_class(reward_function_version="v2")
+    env._partially_observable, env._set_task_called = False, True
+    env.__dict__.pop("sawyer_observation_space", None)
+    env._freeze_rand_vec, env.seeded_rand_vec, env.np_random = False, True, np.random.default_rng(seed)
+    return env
+
+
+# Grasped, pushed with a stick, a reward with another sigmoid, nothing to touch.
+@pytest.mark.filterwarnings("ignore:Constant")
+@pytest.mark.parametrize("task", ["pick-place", "stick-push", "assembly", "reach-wall"])
+def test_steps_are_the_same_to_the_bit(task):
+    task_class, policy = MT50_V3[f"{task}-v3"], ENV_POLICY_MAP[f"{task}-v3"]()
+    theirs, mine = arm(task_class, seed=1), arm(swift(task_class), seed=1)
+    has_object, touches = task in {"pick-place", "stick-push"}, set()
+    observation = theirs.reset()[0]
+    np.testing.assert_array_equal(observation, mine.reset()[0])
+    for _ in range(100):
+        action = np.clip(policy.get_action(observation), -1.5, 1.5).astype(np.float32)
+        (observation, *its), (seen, *others) = theirs.step(action), mine.step(action)
+        np.testing.assert_array_equal(observation, seen)
+        assert its == others
+        assert type(its[0]) is type(others[0])
+        if has_object:
+            assert mine.touching_main_object == theirs.touching_main_object
+            touches.add(bool(mine.touching_main_object))
+    assert touches == ({False, True} if has_object else set()), "contacts were there to be seen"
+
+
+def test_it_is_a_class_of_meta_worlds_made_once():
+    task_class = MT50_V3["pick-place-v3"]
+    assert issubclass(swift(task_class), task_class)
+    assert swift(task_class) is swift(task_class)
+    assert swift(task_class).__name__ == task_class.__name__
+    assert "reward_utils" in task_class.compute_reward.__globals__
+    assert task_class.compute_reward.__globals__["reward_utils"] is reward_utils, "theirs is left as it is"
+    assert swift(task_class).compute_reward is not task_class.compute_reward
+    assert swift(task_class).compute_reward.__doc__ == task_class.compute_reward.__doc__
+
+
+def test_quaternions_are_scipys():
+    rng = np.random.default_rng(0)
+    rotations = [Rotation.from_quat(q).as_matrix() for q in rng.normal(size=(2000, 4))]
+    signs = [np.diag(d).astype(float) for d in ([1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1])]
+    skewed = [matrix + 1e-7 * rng.normal(size=(3, 3)) for matrix in rotations[:50]]
+    for matrix in rotations + signs + skewed:
+        np.testing.assert_array_equal(quaternion(matrix), Rotation.from_matrix(matrix).as_quat())
+    with pytest.raises(ValueError, match="determinant"):
+        quaternion(np.diag([1.0, 1.0, -1.0]))
+
+
+def test_tolerances_are_meta_worlds():
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(2000, 4))
+    sigmoids = ["long_tail", "long_tail", "gaussian", "linear"]
+    for i, (x, lower, width, margin) in enumerate(numbers):
+        wanted = (x if i % 2 else float(x), (0.1 * lower, 0.1 * lower + abs(width)), abs(margin), sigmoids[i % 4])
+        mine, theirs = tolerance(*wanted), reward_utils.tolerance(*wanted)
+        assert mine == theirs
+        assert type(mine) is type(theirs)
+    array = numbers[:, 0]
+    np.testing.assert_array_equal(
+        tolerance(array, (0, 1), 0.5, "long_tail"), reward_utils.tolerance(array, (0, 1), 0.5, "long_tail")
+    )
+    assert tolerance(0.5, (0, 0), 0.0, "long_tail") == 0.0, "no margin"
+    with pytest.raises(ValueError, match="Lower bound"):
+        tolerance(0.5, (1, 0), 0.5, "long_tail")
+    with pytest.raises(ValueError, match="non-negative"):
+        tolerance(0.5, (0, 1), -0.5, "long_tail")
