@@ -110,9 +110,14 @@ class BetaDual(nn.Module):
         return torch.tensor([self.init, 0.0, 0.0, 0.0], dtype=torch.float64).expand(shape).clone()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """Take as many tasks as were saved; what was saved of one β for all states is where every task begins."""
+        """Take as many tasks as were saved.
+
+        What was saved of one β for all states is where every task begins; one for all begins at the tasks' mean.
+        """
         saved = state_dict.get(f"{prefix}state")
-        if saved is not None and self.state.dim() == 2:
+        if saved is not None and saved.dim() > self.state.dim():
+            state_dict[f"{prefix}state"] = saved.mean(0)
+        elif saved is not None and self.state.dim() == 2:
             if saved.dim() == 1:
                 state_dict[f"{prefix}state"] = saved.expand(len(self.state), 4)
             else:

@@ -227,7 +227,7 @@ class TrustRegionAlgorithm(LeanRollouts):
 
     def _repays_compiling(self, timesteps: int) -> bool:
         """Return whether training for so many timesteps takes longer than compiling."""
-        return timesteps / self.batch_size * self.n_epochs > _STEPS_WORTH_COMPILING
+        return timesteps / self.batch_size * self.n_epochs >= _STEPS_WORTH_COMPILING
 
     def _can_compile(self) -> bool:
         """Return whether the algorithm's loss can be compiled with its current settings."""

@@ -65,7 +65,8 @@ class FixPO(ManyTasks, ActionMasking, TrustRegionAlgorithm):
         values and not rewards. β is in the same units, and larger by σ. Needs ``normalize_advantage=False``.
     :param tasks: How the tasks of a policy for many are told apart: ``K``, where the last K entries of the observation
         are a one among zeros; ``(first, last + 1)`` for entries elsewhere; a key of ``info``, or of ``Dict``
-        observations. Each task has its own β then, and its own curves in the log.
+        observations. Each task has its own curves in the log then.
+    :param beta_per_task: With ``tasks``, whether each has a β of its own; ``False`` for one β of all.
     :param ent_coef: Entropy bonus.
     :param vf_coef: c_v, weight of the value loss.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
@@ -112,6 +113,7 @@ class FixPO(ManyTasks, ActionMasking, TrustRegionAlgorithm):
         normalize_advantage: bool | Literal["task"] = True,
         raw_advantage: bool = False,
         tasks: str | int | tuple[int, int] | None = None,
+        beta_per_task: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
@@ -166,6 +168,7 @@ class FixPO(ManyTasks, ActionMasking, TrustRegionAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.raw_advantage = raw_advantage
         self.tasks = tasks
+        self.beta_per_task = beta_per_task
         self.compile = compile
         if _init_setup_model:
             self._setup_model()
@@ -179,10 +182,11 @@ class FixPO(ManyTasks, ActionMasking, TrustRegionAlgorithm):
         self._set_learning_rate(optimizer, self.lr_schedule(progress), "learning_rate")
         rollout = self._rollout()
         old = self._action_parameters(rollout.observations)
-        self.dual.set(self.kl_bound, self.kl_target_coef, self.beta_learning_rate, self.n_tasks)
+        self.dual.set(self.kl_bound, self.kl_target_coef, self.beta_learning_rate, self._n_betas)
         region = KLRegion(self.kl_bound, self.kl_statistic, self.kl_direction)
-        data = self._minibatches((rollout, old, self._weights()))
-        states = self._states((rollout.observations, old, rollout.tasks))
+        tasks = rollout.tasks if self.beta_per_task else None
+        data = self._minibatches((rollout._replace(tasks=tasks), old, self._weights()))
+        states = self._states((rollout.observations, old, tasks))
         start = Checkpoint(self.policy, optimizer)
         stats, fixups = RunningMeans(), []
 
@@ -199,7 +203,7 @@ class FixPO(ManyTasks, ActionMasking, TrustRegionAlgorithm):
         self._forget_rollout()
 
         self._n_updates += self.n_epochs
-        self._log_update(rollout, region, old, acting, stats, fixups)
+        self._log_update(rollout, region, (acting, old), stats, fixups)
 
     def _primary_phase(self, data: Table, stats: RunningMeans, start: Checkpoint) -> bool:
         """One epoch on L_θ, with a step on L_β after every minibatch (lines 5 to 7).
@@ -300,32 +304,27 @@ class FixPO(ManyTasks, ActionMasking, TrustRegionAlgorithm):
         """Return the policy's distributions at all states of the rollout, without gradient."""
         return join(self._evaluate(Actions(self.policy), observations))
 
+    @property
+    def _n_betas(self) -> int | None:
+        return self.n_tasks if self.beta_per_task else None
+
     def _log_update(
-        self,
-        rollout: Rollout,
-        region: KLRegion,
-        old: ActionParameters,
-        acting: ActionParameters,
-        stats: RunningMeans,
-        fixups: list[th.Tensor],
+        self, rollout: Rollout, region: KLRegion, moved: tuple[Any, Any], stats: RunningMeans, fixups: list[th.Tensor]
     ) -> None:
         means = stats.read()
         means.pop("kl", None)  # of an update that broke off there is none
         self._log("train", means)
         self._log_explained_variance(rollout)
-        self._log_measured("trust_region", region.measure, (acting, old), rollout.tasks)
-        self._log_measured("fixpo", region.largest, (acting, old), rollout.tasks)
+        self._log_measured("trust_region", region.measure, moved, rollout.tasks)
+        self._log_measured("fixpo", region.largest, moved, rollout.tasks)
         primary_steps, fixup_steps = self.n_epochs * self._n_minibatches(rollout), len(fixups)
-        values = {
-            "kl_bound": region.bound,
-            "beta": self.dual.value.view(-1)[: self.n_tasks].mean().item(),
-            "fixup_steps": fixup_steps,
-            "fixup_share": fixup_steps / (primary_steps + fixup_steps),
-            "rollbacks": self._rollbacks,
-        }
-        self._log("fixpo", values)
-        self._log_by_task("fixpo/beta", self.dual.value)
-        self._log_by_task("fixpo/fixup_steps", region.count_outside(fixups, self.n_tasks))
+        fixup_share = fixup_steps / (primary_steps + fixup_steps)
+        beta = self.dual.value.view(-1)[: self._n_betas].mean().item()
+        self._log("fixpo", {"kl_bound": region.bound, "beta": beta, "rollbacks": self._rollbacks})
+        self._log("fixpo", {"fixup_steps": fixup_steps, "fixup_share": fixup_share})
+        if self.beta_per_task:
+            self._log_by_task("fixpo/beta", self.dual.value)
+            self._log_by_task("fixpo/fixup_steps", region.count_outside(fixups, self.n_tasks))
         self._log_policy()
 
     def _setup_model(self) -> None:
@@ -334,7 +333,7 @@ class FixPO(ManyTasks, ActionMasking, TrustRegionAlgorithm):
         super()._setup_model()
         if self.clip_range_vf is not None:
             self._schedule("clip_range_vf")  # which says what is wrong with it
-        start = (self.beta_init, self.beta_learning_rate, self.n_tasks)
+        start = (self.beta_init, self.beta_learning_rate, self._n_betas)
         self.dual = BetaDual(self.kl_bound, self.kl_target_coef, *start).to(self.device)
         if self.use_sde:
             self.policy.reset_noise()

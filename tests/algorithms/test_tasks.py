@@ -181,6 +181,22 @@ def test_no_state_of_any_task_moves_further_than_the_bound(cls):
     assert len({log[f"fixpo/beta/{name}"] for name in NAMES}) == 3
 
 
+@pytest.mark.parametrize("cls", [FixPO, RecurrentFixPO])
+def test_one_beta_of_all_tasks(cls):
+    """The same numbers as without tasks, to the last digit; and what each task did is logged."""
+    policy = "MlpPolicy" if cls is FixPO else "MlpLstmPolicy"
+    settings = {key: value for key, value in (SMALL | BETAS).items() if cls is FixPO or key != "compile"}
+    settings |= {"beta_per_task": False, "max_fixup_steps": 20}
+    plain = cls(policy, make_env(), **settings).learn(120)
+    told = cls(policy, make_env(), tasks=3, **settings)
+    log = logs_of(told)[0]
+    assert all_equal(parameters(plain), parameters(told))
+    assert th.equal(plain.dual.state, told.dual.state)
+    assert log["fixpo/beta"] == plain.dual.value.item() != 1
+    assert {"fixpo/kl_max/far", "trust_region/kl_mean/near", "trust_region/kl_max/farther"} <= log.keys()
+    assert not [key for key in log if key.startswith(("fixpo/beta/", "fixpo/fixup_steps/"))]
+
+
 # --- tasks that info names as they come ---
 
 
@@ -215,6 +231,15 @@ def test_what_was_trained_with_one_beta_goes_on_with_several(tmp_path):
     loaded = FixPO.load(tmp_path / "model", env=make_env(), device="cpu", tasks=3)
     assert th.equal(loaded.dual.state, model.dual.state.expand(3, 4))
     assert "fixpo/beta/far" in logs_of(loaded)[0]
+
+
+@pytest.mark.parametrize("kwargs", [{"tasks": None}, {"beta_per_task": False}])
+def test_what_was_trained_with_several_betas_goes_on_with_their_mean(kwargs, tmp_path):
+    model = make_fixpo().learn(120)
+    model.save(tmp_path / "model")
+    loaded = FixPO.load(tmp_path / "model", env=make_env(), device="cpu", **kwargs)
+    assert th.equal(loaded.dual.state, model.dual.state.mean(0))
+    assert loaded.learn(120).dual.state.shape == (4,)
 
 
 # --- compiled, and in batches ---

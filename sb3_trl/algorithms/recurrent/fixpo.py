@@ -57,7 +57,8 @@ class RecurrentFixPO(Recurrence, FixPO):
         values and not rewards. β is in the same units, and larger by σ. Needs ``normalize_advantage=False``.
     :param tasks: How the tasks of a policy for many are told apart: ``K``, where the last K entries of the observation
         are a one among zeros; ``(first, last + 1)`` for entries elsewhere; a key of ``info``, or of ``Dict``
-        observations. Each task has its own β then, and its own curves in the log.
+        observations. Each task has its own curves in the log then.
+    :param beta_per_task: With ``tasks``, whether each has a β of its own; ``False`` for one β of all.
     :param ent_coef: Entropy bonus.
     :param vf_coef: c_v, weight of the value loss.
     :param max_grad_norm: Gradient clipping, ``None`` for none.
@@ -102,6 +103,7 @@ class RecurrentFixPO(Recurrence, FixPO):
         normalize_advantage: bool | Literal["task"] = True,
         raw_advantage: bool = False,
         tasks: str | int | tuple[int, int] | None = None,
+        beta_per_task: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
@@ -139,6 +141,7 @@ class RecurrentFixPO(Recurrence, FixPO):
             normalize_advantage=normalize_advantage,
             raw_advantage=raw_advantage,
             tasks=tasks,
+            beta_per_task=beta_per_task,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
