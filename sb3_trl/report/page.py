@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from sb3_trl.report.by_task import by_task_sections, read_by_task
 from sb3_trl.report.estimates import (
     DIVERGENCE_COLUMNS,
     aggregate,
@@ -46,7 +47,8 @@ def main() -> None:
     out = args.out or (first if first.is_dir() else first.parent)
     table = read_results(args.results)
     note = missing_text(*missing_runs(args.results, table, args.variants, args.tasks))
-    print(report(table, out, args.last, args.reference, args.variants, args.tasks, note))
+    by_task = read_by_task(args.results)
+    print(report(table, out, args.last, args.reference, args.variants, args.tasks, note, by_task))
     if note:
         print(note, file=sys.stderr)
 
@@ -59,8 +61,11 @@ def report(
     variants: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     note: str = "",
+    by_task: pd.DataFrame | None = None,
 ) -> Path:
     """Write ``report.md``, ``returns.png``, ``finals.png`` and, where measured, ``success.png``, ``divergence.png``.
+
+    Of policies that learned many tasks ``tasks.png``, and where measured ``tasks_divergence.png``, ``tasks_beta.png``.
 
     :param table: Results of one study or several, as ``results.csv`` has them.
     :param out: Folder.
@@ -69,6 +74,7 @@ def report(
     :param variants: Those to report, in this order; all by default.
     :param tasks: Those to report, in this order; all by default.
     :param note: Stands first on the page.
+    :param by_task: Results of each task of policies that learned many, as ``by_task.csv`` has them.
     :return: The page.
     :raises ValueError: for a variant or task that the table has not, a task whose random play is unknown although a
         reference is given, or runs with fewer than ``last`` evaluations.
@@ -101,6 +107,9 @@ def report(
     if len(measured):
         pictures["divergence"] = draw_curves(measured, "kl_mean", "mean KL(acting ‖ old) (nats)", styles)
         sections += ["## How far updates move the policy", "![divergence](divergence.png)", _divergence_text(measured)]
+    if by_task is not None and len(by_task):
+        own, drawn = by_task_sections(by_task[by_task.task.isin(table.task)], last, styles)
+        sections, pictures = sections + own, pictures | drawn
     sections += ["## Returns lost on the way, and entropy", _training_text(table, last)]
     sections += ["## How the numbers came about", _caption(table, last), _seconds_text(table)]
     for name, figure in pictures.items():

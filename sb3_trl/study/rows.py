@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import Any
@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_trl.study.jobs import Run
 from sb3_trl.study.status import Status
+from sb3_trl.study.task_rows import TASK_COLUMNS, TASK_KEYS, mean, task_rows
 from sb3_trl.version import __version__
 
 __all__ = ["COLUMNS", "LATER_COLUMNS", "VERSIONS", "Rows", "installed_versions"]
@@ -90,6 +91,7 @@ class Rows(BaseCallback):
     def __init__(self, run: Run, evaluation: EvalCallback, report: Callable[[Status], None] | None) -> None:
         super().__init__()
         self.rows: list[dict[str, Any]] = []
+        self.task_rows: list[dict[str, Any]] = []
         #: How often the run has gone on from a checkpoint.
         self.resumed = 0
         self._seconds_before = 0.0
@@ -112,20 +114,23 @@ class Rows(BaseCallback):
     @property
     def state(self) -> dict[str, Any]:
         """What the rows go on from, if training is interrupted."""
-        return {"rows": self.rows, "updates": self._updates, "seconds": self.seconds, "resumed": self.resumed}
+        return {
+            "rows": self.rows,
+            "task_rows": self.task_rows,
+            "updates": self._updates,
+            "seconds": self.seconds,
+            "resumed": self.resumed,
+        }
 
     def go_on(self, state: dict[str, Any]) -> None:
         """Go on from the ``state`` that a training had which was interrupted."""
-        self.rows, self._updates = state["rows"], state["updates"]
+        self.rows, self.task_rows, self._updates = state["rows"], state.get("task_rows", []), state["updates"]
         self._seconds_before, self.resumed = state["seconds"], state["resumed"] + 1
 
-    def csv(self) -> str:
-        """Return the rows as CSV, without the study's name."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS[1:], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _shown(value) for key, value in row.items()} for row in self.rows)
-        return text.getvalue()
+    def files(self) -> dict[str, bytes]:
+        """Return the rows as CSV, without the study's name, by file; those of tasks if there are any."""
+        files = {"rows.csv": _csv(self.rows, COLUMNS[1:])}
+        return files | ({"by_task.csv": _csv(self.task_rows, TASK_COLUMNS[1:])} if self.task_rows else {})
 
     def _on_training_start(self) -> None:
         self._start = time.perf_counter()
@@ -133,7 +138,8 @@ class Rows(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         """Keep what the last update logged: the log is not written, and then empty, before the rollout ends."""
-        logged = {key: float(value) for key, value in self.logger.name_to_value.items() if key in KEYS}
+        values = self.logger.name_to_value.items()
+        logged = {key: float(value) for key, value in values if key in KEYS or key.rpartition("/")[0] in TASK_KEYS}
         if logged:
             self._updates.append(logged)
         if self._report is not None:
@@ -143,6 +149,8 @@ class Rows(BaseCallback):
     def _on_step(self) -> bool:
         if len(self._evaluation.evaluations_results) > len(self.rows):
             self.rows.append(self._row())
+            labels = {**self._labels, "step": self.num_timesteps}
+            self.task_rows += task_rows(labels, getattr(self._evaluation, "by_task", {}), self._updates)
             self._updates = []
         return True
 
@@ -157,10 +165,10 @@ class Rows(BaseCallback):
             "step": self.num_timesteps,
             "eval_return": np.mean(returns),
             "eval_return_std": np.std(returns),
-            "eval_success": _mean(successes),
-            "train_return": _mean(episodes),
-            "train_success": _mean(self.model.ep_success_buffer),
-            **{column: _mean(self._logged(key)) for column, key in MEANS.items()},
+            "eval_success": mean(successes),
+            "train_return": mean(episodes),
+            "train_success": mean(self.model.ep_success_buffer),
+            **{column: mean(self._logged(key)) for column, key in MEANS.items()},
             "kl_spread": np.std(kl) if kl else None,
             **{column: max(self._logged(*keys), default=None) for column, keys in LARGEST.items()},
             "seconds": round(self.seconds, 1),
@@ -172,8 +180,12 @@ class Rows(BaseCallback):
         return [update[key] for update in self._updates for key in keys if key in update]
 
 
-def _mean(values: Collection[float] | None) -> Any:
-    return np.mean(list(values)) if values else None
+def _csv(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _shown(value) for key, value in row.items()} for row in rows)
+    return text.getvalue().encode()
 
 
 def _shown(value: Any) -> Any:

@@ -176,8 +176,7 @@ class _Training:
             names.append("vecnormalize.pkl")
         files = {name: (self.folder / name).read_bytes() for name in names}
         files["run.json"] = json.dumps(self.run.settings, indent=1, sort_keys=True).encode()
-        files["rows.csv"] = self.rows.csv().encode()
-        return files
+        return files | self.rows.files()
 
 
 def _train(job: Job, folder: Path) -> list[Outcome]:

@@ -16,11 +16,14 @@ from sb3_trl.study.jobs import Outcome, Run, Start, checkpoint_path, run_path, s
 from sb3_trl.study.reader import StudyError
 from sb3_trl.study.rows import COLUMNS, LATER_COLUMNS
 from sb3_trl.study.status import Status, read_statuses, status_path
+from sb3_trl.study.task_rows import TASK_COLUMNS
 
 __all__ = ["PLAN", "Store"]
 
 #: File in a study's folder: the runs that there are to be.
 PLAN = ".plan.csv"
+#: File in a run's folder, and in the study's: the rows of each task of policies that learn many.
+_BY_TASK = "by_task.csv"
 
 
 class Store:
@@ -166,14 +169,12 @@ class Store:
             checkpoint_path(self.folder, run).unlink(missing_ok=True)
 
     def write_results(self, study: str, runs: Iterable[Run]) -> None:
-        """Write the rows of those ``runs`` that have finished, in their order."""
-        part = self.results.with_name(".results.csv.part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            for run in filter(self.is_finished, runs):
-                writer.writerows({"study": study} | row for row in self._rows(run))
-        part.replace(self.results)
+        """Write the rows of those ``runs`` that have finished, in their order; those of single tasks beside them."""
+        finished = [run for run in runs if self.is_finished(run)]
+        _write(self.results, study, COLUMNS, (row for run in finished for row in self._rows(run)))
+        if any((self.path(run) / _BY_TASK).is_file() for run in finished):
+            by_task = (row for run in finished for row in self._task_rows(run))
+            _write(self.folder / _BY_TASK, study, TASK_COLUMNS, by_task)
 
     def write_plan(self, runs: Iterable[Run]) -> None:
         """Write which runs there are to be, for a report that comes before they have finished."""
@@ -193,6 +194,13 @@ class Store:
                 raise StudyError(f"{self.path(run)} has other columns than this version's: remove that folder.")
             yield from rows
 
+    def _task_rows(self, run: Run) -> Iterator[dict[str, str]]:
+        """Return a finished run's rows of single tasks, if it has some."""
+        path = self.path(run) / _BY_TASK
+        if path.is_file():
+            with path.open(newline="") as file:
+                yield from csv.DictReader(file)
+
     def statuses(self, runs: Iterable[Run]) -> list[tuple[Run, Status]]:
         """Return those of the runs that train now, and how far they are, as far as is known here."""
         return read_statuses(self.status, runs)
@@ -200,6 +208,16 @@ class Store:
     def forget_status(self, run: Run) -> None:
         """Forget how far a run was: it has ended."""
         status_path(self.status, run).unlink(missing_ok=True)
+
+
+def _write(path: Path, study: str, columns: Sequence[str], rows: Iterable[dict[str, str]]) -> None:
+    """Write rows of a study as CSV, in the place of those before."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"study": study} | row for row in rows)
+    part.replace(path)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

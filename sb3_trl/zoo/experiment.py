@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trl.algorithms.masking import ActionMasking
 from sb3_trl.envs import number_of_tasks
+from sb3_trl.monitoring.evaluation import MaskableTaskEvalCallback, TaskEvalCallback
 from sb3_trl.zoo.registry import SETTINGS_OF, algorithms, closest, hyperparameter_file, hyperparameter_files
 
 __all__ = ["Experiment", "find_configuration", "hyperparameters_of", "read_settings"]
@@ -114,10 +115,11 @@ class Experiment(ExperimentManager):
         return processed
 
     def create_callbacks(self) -> None:
-        """Make the callbacks of a training; evaluations take action masks where training does."""
+        """Make the callbacks of a training; evaluations take masks where training does, and tell many tasks apart."""
         super().create_callbacks()
-        if issubclass(ALGOS[self.algo], ActionMasking):
-            self.callbacks = [_with_masks(callback) for callback in self.callbacks]
+        takes_masks = issubclass(ALGOS[self.algo], ActionMasking)
+        has_tasks = number_of_tasks(self.env_name.gym_id, self.eval_env_kwargs) > 1
+        self.callbacks = [_evaluation_like(callback, takes_masks, has_tasks) for callback in self.callbacks]
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Make environments; those of an id with many tasks have every task equally often, in evaluations once."""
@@ -180,11 +182,17 @@ def _entry_of_its_kind(content: dict[str, Any], task: str) -> dict[str, Any] | N
     return content[DISCRETE_DEFAULT] if DISCRETE_DEFAULT in content and _is_discrete(task) else None
 
 
-def _with_masks(callback: BaseCallback) -> BaseCallback:
-    """Return the callback that evaluates as another does, with masks, if its environments have them."""
-    if type(callback) is not EvalCallback or not is_masking_supported(callback.eval_env):
+def _evaluation_like(callback: BaseCallback, takes_masks: bool, has_tasks: bool) -> BaseCallback:
+    """Return the callback that evaluates as another does, with masks, if its environments have them, and by task."""
+    if type(callback) is not EvalCallback:
         return callback
-    return MaskableEvalCallback(
+    if takes_masks and is_masking_supported(callback.eval_env):
+        cls: type[EvalCallback] = MaskableTaskEvalCallback if has_tasks else MaskableEvalCallback
+    elif has_tasks:
+        cls = TaskEvalCallback
+    else:
+        return callback
+    return cls(
         callback.eval_env,
         callback_on_new_best=callback.callback_on_new_best,
         n_eval_episodes=callback.n_eval_episodes,

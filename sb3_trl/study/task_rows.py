@@ -1,0 +1,85 @@
+"""Rows for each task of a policy that learns many: one for every evaluation and task."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["TASK_COLUMNS", "TASK_KEYS", "mean", "task_rows"]
+
+#: Columns of ``by_task.csv``.
+TASK_COLUMNS = (
+    "study",
+    "algorithm",
+    "variant",
+    "task",
+    "seed",
+    "step",
+    "subtask",
+    "eval_return",
+    "eval_success",
+    "train_return",
+    "train_success",
+    "kl_mean",
+    "kl_max",
+    "bounded_kl_max",
+    "entropy",
+    "violation_fraction",
+    "beta",
+    "fixup_steps",
+)
+
+#: Columns that are what was logged last, those that are means over updates, and those that are the largest of them;
+#: and the keys, to which the log adds the task's name.
+_LATEST = {"train_return": "rollout/ep_rew_mean", "train_success": "rollout/success_rate"}
+_MEANS = {
+    "kl_mean": "trust_region/kl_mean",
+    "entropy": "trust_region/entropy",
+    "violation_fraction": "trust_region/violation_fraction",
+    "fixup_steps": "fixpo/fixup_steps",
+}
+_LARGEST = {"kl_max": "trust_region/kl_max", "bounded_kl_max": "fixpo/kl_max"}
+_BETA = "fixpo/beta"
+TASK_KEYS = {_BETA, *_LATEST.values(), *_MEANS.values(), *_LARGEST.values()}
+
+
+def task_rows(
+    labels: Mapping[str, Any],
+    evaluated: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    updates: Sequence[Mapping[str, float]],
+) -> list[dict[str, Any]]:
+    """Return a row for each task. One β of all tasks is that of each.
+
+    :param labels: What all rows have.
+    :param evaluated: Returns and successes of the evaluation's episodes, by task.
+    :param updates: What each update since the evaluation before logged, by key.
+    """
+    logged = [key.rpartition("/") for update in updates for key in update]
+    names = dict.fromkeys([*evaluated, *(name for prefix, _, name in logged if prefix in TASK_KEYS)])
+
+    def values(key: str, name: str) -> list[float]:
+        return [update[f"{key}/{name}"] for update in updates if f"{key}/{name}" in update]
+
+    beta_of_all = [update[_BETA] for update in updates if _BETA in update]
+
+    def row(name: str) -> dict[str, Any]:
+        returns, successes = evaluated.get(name, ((), ()))
+        return {
+            **labels,
+            "subtask": name,
+            "eval_return": mean(returns),
+            "eval_success": mean(successes),
+            **{column: next(reversed(values(key, name)), None) for column, key in _LATEST.items()},
+            **{column: mean(values(key, name)) for column, key in _MEANS.items()},
+            "beta": mean(values(_BETA, name) or beta_of_all),
+            **{column: max(values(key, name), default=None) for column, key in _LARGEST.items()},
+        }
+
+    return [row(name) for name in names]
+
+
+def mean(values: Collection[float] | None) -> Any:
+    """Return the mean, ``None`` of nothing."""
+    return float(np.mean(list(values))) if values else None
