@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sb3_trl.report.estimates import estimate_of, variants_of
+from sb3_trl.report.estimates import estimate_of
 from sb3_trl.report.figures import Style, draw_curves, task_name
 from sb3_trl.report.statistics import final_evaluations
 from sb3_trl.report.tables import estimate_text, markdown_table
@@ -58,7 +58,9 @@ def by_task_sections(
     final = final_evaluations(evaluated, last, key)
     pictures = {"tasks": draw_curves(evaluated, key, f"{label} of evaluations", styles)}
     sections = ["## Each task of one policy", f"![{label} of each task](tasks.png)"]
-    sections.append(_table(final.assign(value=unit * final.value), f"{label}, in %" if has_successes else label))
+    variants = [name for name in styles if name in set(final.variant)]
+    title = f"{label}, in %" if has_successes else label
+    sections.append(_table(final.assign(value=unit * final.value), title, variants))
     for column, name, axis in _DRAWN:
         measured = table.dropna(subset=[column])
         if len(measured):
@@ -79,9 +81,8 @@ def _names(table: pd.DataFrame) -> pd.Series:
     return table.task.map(task_name) + ": " + table.subtask.astype(str)
 
 
-def _table(final: pd.DataFrame, title: str) -> str:
+def _table(final: pd.DataFrame, title: str, variants: Sequence[str]) -> str:
     """Return final results: a row for every task, a column for every variant, the best of each task bold."""
-    variants = variants_of(final)
 
     def row(task: str) -> list[str]:
         own = final[final.task == task]

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_trl.study.jobs import Run
 from sb3_trl.study.status import Status
-from sb3_trl.study.task_rows import TASK_COLUMNS, TASK_KEYS, mean, task_rows
+from sb3_trl.study.task_rows import TASK_COLUMNS, mean, task_of, task_rows
 from sb3_trl.version import __version__
 
 __all__ = ["COLUMNS", "LATER_COLUMNS", "VERSIONS", "Rows", "installed_versions"]
@@ -139,7 +139,7 @@ class Rows(BaseCallback):
     def _on_rollout_start(self) -> None:
         """Keep what the last update logged: the log is not written, and then empty, before the rollout ends."""
         values = self.logger.name_to_value.items()
-        logged = {key: float(value) for key, value in values if key in KEYS or key.rpartition("/")[0] in TASK_KEYS}
+        logged = {key: float(value) for key, value in values if key in KEYS or task_of(key) is not None}
         if logged:
             self._updates.append(logged)
         if self._report is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TASK_COLUMNS", "TASK_KEYS", "mean", "task_rows"]
+__all__ = ["TASK_COLUMNS", "mean", "task_of", "task_rows"]
 
 #: Columns of ``by_task.csv``.
 TASK_COLUMNS = (
@@ -42,7 +42,12 @@ _MEANS = {
 }
 _LARGEST = {"kl_max": "trust_region/kl_max", "bounded_kl_max": "fixpo/kl_max"}
 _BETA = "fixpo/beta"
-TASK_KEYS = {_BETA, *_LATEST.values(), *_MEANS.values(), *_LARGEST.values()}
+_KEYS = (_BETA, *_LATEST.values(), *_MEANS.values(), *_LARGEST.values())
+
+
+def task_of(key: str) -> str | None:
+    """Return the name of the task that a key of the log is of, ``None`` for one that counts for no column here."""
+    return next((key.removeprefix(f"{known}/") for known in _KEYS if key.startswith(f"{known}/")), None)
 
 
 def task_rows(
@@ -56,8 +61,8 @@ def task_rows(
     :param evaluated: Returns and successes of the evaluation's episodes, by task.
     :param updates: What each update since the evaluation before logged, by key.
     """
-    logged = [key.rpartition("/") for update in updates for key in update]
-    names = dict.fromkeys([*evaluated, *(name for prefix, _, name in logged if prefix in TASK_KEYS)])
+    logged = (task_of(key) for update in updates for key in update)
+    names = dict.fromkeys([*evaluated, *(name for name in logged if name is not None)])
 
     def values(key: str, name: str) -> list[float]:
         return [update[f"{key}/{name}"] for update in updates if f"{key}/{name}" in update]

@@ -105,6 +105,33 @@ def test_successes(table, tmp_path):
     assert (tmp_path / "success.png").stat().st_size > 5000
 
 
+def test_each_task_of_one_policy(table, tmp_path, run):
+    """From the file beside the results, for the variants that the page has."""
+    table = table[table.task == "Ant-v5"]
+    shares = {("easy", "strong"): 1.0, ("easy", "weak"): 0.5, ("hard", "strong"): 0.0, ("hard", "weak"): 0.25}
+    rows = [
+        {**row._asdict(), "subtask": task, "eval_success": share, "kl_max": 0.1, "beta": None}
+        for (task, variant), share in shares.items()
+        for row in table[table.variant == variant].itertuples(index=False)
+    ]
+    for name, other in (("results", "by_task"), ("mine", "mine_by_task")):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        pd.DataFrame(rows).to_csv(tmp_path / f"{other}.csv", index=False)
+        code, _, error = run(f"report {tmp_path / name}.csv --out {tmp_path / 'out'} --last 2 --variants weak strong")
+        assert code == 0, error
+        page = (tmp_path / "out" / "report.md").read_text()
+        assert cells(page, "success, in %") == ["weak", "strong"]
+        assert cells(page, "easy") == ["50.0 ± 0.0", "**100** ± 0"]
+        assert cells(page, "hard") == ["**25.0** ± 0.0", "0.0 ± 0.0"]
+        for picture in ("tasks.png", "tasks_divergence.png"):
+            assert f"({picture})" in page
+            assert (tmp_path / "out" / picture).stat().st_size > 10_000
+            (tmp_path / "out" / picture).unlink()
+        assert "tasks_beta.png" not in page, "nobody has one"
+        for file in tmp_path.glob("*.csv"):
+            file.unlink()
+
+
 def test_the_mean_success_of_all_tasks():
     """Of seeds that have all of them: 0.1 and 0.3, 0.5 and 0.9."""
     keys = [("A", "Hopper-v5", 0), ("A", "Ant-v5", 0), ("A", "Hopper-v5", 1), ("A", "Ant-v5", 1), ("B", "Ant-v5", 0)]
