@@ -138,13 +138,14 @@ class Rows(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         """Keep what the last update logged: the log is not written, and then empty, before the rollout ends."""
-        values = self.logger.name_to_value.items()
-        logged = {key: float(value) for key, value in values if key in KEYS or task_of(key) is not None}
-        if logged:
-            self._updates.append(logged)
+        self._keep_logged(lambda key: key in KEYS or (task_of(key) is not None and not _is_of_rollout(key)))
         if self._report is not None:
             latest = float(self.rows[-1]["eval_return"]) if self.rows else None
             self._report(Status(self.num_timesteps, self._first, latest))
+
+    def _on_rollout_end(self) -> None:
+        """Keep what is logged of each task's episodes: the log is written before the update."""
+        self._keep_logged(lambda key: task_of(key) is not None and _is_of_rollout(key))
 
     def _on_step(self) -> bool:
         if len(self._evaluation.evaluations_results) > len(self.rows):
@@ -153,6 +154,11 @@ class Rows(BaseCallback):
             self.task_rows += task_rows(labels, getattr(self._evaluation, "by_task", {}), self._updates)
             self._updates = []
         return True
+
+    def _keep_logged(self, counts: Callable[[str], bool]) -> None:
+        logged = {key: float(value) for key, value in self.logger.name_to_value.items() if counts(key)}
+        if logged:
+            self._updates.append(logged)
 
     def _row(self) -> dict[str, Any]:
         returns = self._evaluation.evaluations_results[-1]
@@ -178,6 +184,10 @@ class Rows(BaseCallback):
 
     def _logged(self, *keys: str) -> list[float]:
         return [update[key] for update in self._updates for key in keys if key in update]
+
+
+def _is_of_rollout(key: str) -> bool:
+    return key.startswith("rollout/")
 
 
 def _csv(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> bytes:

@@ -122,7 +122,7 @@ def test_each_task_of_one_policy(table, tmp_path, run):
         page = (tmp_path / "out" / "report.md").read_text()
         assert cells(page, "success, in %") == ["weak", "strong"]
         assert cells(page, "easy") == ["50.0 ± 0.0", "**100** ± 0"]
-        assert cells(page, "hard") == ["**25.0** ± 0.0", "0.0 ± 0.0"]
+        assert cells(page, "hard") == ["**25.0** ± 0.0", "0 ± 0"]
         for picture in ("tasks.png", "tasks_divergence.png"):
             assert f"({picture})" in page
             assert (tmp_path / "out" / picture).stat().st_size > 10_000
