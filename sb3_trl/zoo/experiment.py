@@ -72,6 +72,8 @@ class Experiment(ExperimentManager):
     def __init__(self, args: argparse.Namespace, algo: str, *others: Any, config: str | None = None, **kwargs: Any):
         kwargs["config"] = find_configuration(config, algo)
         super().__init__(args, algo, *others, **kwargs)
+        given = inspect.signature(ExperimentManager.__init__).bind(self, args, algo, *others, **kwargs).arguments
+        self._has_own_eval_episodes = "n_eval_episodes" in given and not _is_default("--eval-episodes", args)
         if kwargs["config"] is None and algo in SETTINGS_OF:
             self.config = str(Path(self.config).with_name(f"{SETTINGS_OF[algo]}.yml"))
 
@@ -90,6 +92,9 @@ class Experiment(ExperimentManager):
             if self._eval_env_kwargs_args is None:
                 self.eval_env_kwargs = hyperparams["env_kwargs"]
             self.args.env_kwargs = hyperparams["env_kwargs"]
+        n_tasks = number_of_tasks(self.env_name.gym_id, self.eval_env_kwargs)
+        if n_tasks > 1 and not self._has_own_eval_episodes:
+            self.n_eval_episodes = n_tasks
         return _numbers(hyperparams), type(saved)(_numbers(saved))
 
     @contextmanager
@@ -180,6 +185,12 @@ def _entry_of_its_kind(content: dict[str, Any], task: str) -> dict[str, Any] | N
         if "*" in pattern and fnmatchcase(task, pattern):
             return content[pattern]
     return content[DISCRETE_DEFAULT] if DISCRETE_DEFAULT in content and _is_discrete(task) else None
+
+
+def _is_default(flag: str, args: argparse.Namespace) -> bool:
+    """Return whether a value is the default of a command's flag, which the command line does not have."""
+    comes_from_a_command = hasattr(args, flag.removeprefix("--").replace("-", "_"))
+    return comes_from_a_command and not any(argument.partition("=")[0] == flag for argument in sys.argv)
 
 
 def _evaluation_like(callback: BaseCallback, takes_masks: bool, has_tasks: bool) -> BaseCallback:

@@ -53,6 +53,14 @@ def test_every_task_is_trained_and_evaluated(train, tmp_path):
         assert sorted(logged) == pytest.approx(sorted(map(float, evaluations[kept][0])), rel=1e-5)
 
 
+def test_by_default_an_evaluation_plays_each_task_once(train, tmp_path):
+    """The RL Zoo's five episodes are for one task."""
+    code, _, error = train("--eval-freq 1000")
+    assert code == 0, error
+    (folder,) = (tmp_path / "logs" / "trpl").glob("*MetaWorldMT10-v0_1")
+    assert np.load(folder / "evaluations.npz")["results"].shape == (1, 2)
+
+
 def test_unequal_numbers_are_refused(train):
     code, _, error = train("--eval-freq 1000 --eval-episodes 5")
     assert code != 0
@@ -65,7 +73,7 @@ def test_unequal_numbers_are_refused(train):
 def test_a_study_keeps_what_each_task_does(tmp_path):
     """With one β for each, with one for all; and of an algorithm that cannot tell them apart what is evaluated."""
     (tmp_path / "many.yml").write_text(
-        f"tasks: [{ID}]\nseeds: 1\nn_timesteps: 3012\neval_freq: 1004\nn_eval_episodes: 4\nmethods:\n"
+        f"tasks: [{ID}]\nseeds: 1\nn_timesteps: 2008\neval_freq: 1004\nn_eval_episodes: 2\nmethods:\n"
         "  own: {algo: fixpo, params: {<<: &all {n_envs: 2, n_steps: 502, batch_size: 251, n_epochs: 1,\n"
         "    env_kwargs: {tasks: [reach, drawer-close], n_goals: 2}}, tasks: 2}}\n"
         "  one: {algo: fixpo, params: {<<: *all, tasks: 2, beta_per_task: false}}\n"
@@ -75,7 +83,7 @@ def test_a_study_keeps_what_each_task_does(tmp_path):
     assert study.run(jobs=1, seed_batch=False) == []
     rows, by_task = study.results(), pd.read_csv(tmp_path / "out" / "by_task.csv")
     assert tuple(by_task.columns) == TASK_COLUMNS
-    assert list(by_task.groupby(["variant", "step"]).size()) == [2] * 9
+    assert list(by_task.groupby(["variant", "step"]).size()) == [2] * 6
     assert {*by_task.subtask} == {"reach", "drawer-close"}
     means = by_task.groupby(["variant", "step"])[["eval_return", "eval_success"]].mean()
     pd.testing.assert_frame_equal(
