@@ -45,17 +45,7 @@ def _traced(request, monkeypatch):
     """C++ for one graph takes seconds. What differs from one function to the next is how it is traced."""
     if request.node.get_closest_marker("traced") is None or request.config.getoption("--inductor"):
         return
-    from sb3_trl.steps.compilation import Compiled
-
-    def backend(compiled, graph, examples):
-        def run(*arguments):
-            compiled._code, compiled._arguments = graph.forward, arguments
-            compiled._results = graph.forward(*arguments)
-            return compiled._results
-
-        return run
-
-    monkeypatch.setattr(Compiled, "_backend", backend)
+    monkeypatch.setattr("sb3_trl.steps.compilation._code", lambda graph, examples, options: graph.forward)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -47,25 +48,12 @@ class Compiled:
         code, closure = function.__code__.replace(), function.__closure__
         own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
         with _validation_as_it_was():
-            self._checked = th.compile(own, fullgraph=True, dynamic=False, backend=self._backend)
+            self._checked = th.compile(own, fullgraph=True, dynamic=False, backend=_backend_of(self))
         self._code: Callable[..., Sequence[Tensor]] | None = None
         self._arguments: Sequence[Any] = ()
         self._results: Sequence[Tensor] = ()
         self._fixed: Any = None
         self._shape: th.Size | None = None
-
-    def _backend(self, graph: th.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        from torch._inductor.compile_fx import compile_fx  # slow to import
-
-        on_cpu = all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor))
-        code: Any = compile_fx(graph, examples, config_patches=self._cpu_options if on_cpu else {})
-
-        def run(*arguments: Any) -> Sequence[Tensor]:
-            self._code, self._arguments = code, arguments
-            self._results = code(*arguments)
-            return self._results
-
-        return run
 
     def __call__(self, varying: Varying, fixed: Any) -> Result:
         """Call the function."""
@@ -95,6 +83,37 @@ class Compiled:
     def forget(self) -> None:
         """Let go of the tensors of the last call; the next one is checked."""
         self._code, self._fixed, self._arguments, self._results = None, None, (), ()
+
+
+def _backend_of(compiled: Compiled) -> Callable[[th.fx.GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]:
+    """Return what compiles for an object, and lets it see what every call is made with and returns.
+
+    Torch keeps backends for ever: this one keeps nothing alive, or every model that has been compiled would be.
+    """
+    kept = weakref.ref(compiled)
+    options = compiled._cpu_options
+
+    def backend(graph: th.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        code = _code(graph, examples, options)
+
+        def run(*arguments: Any) -> Sequence[Tensor]:
+            results = code(*arguments)
+            owner = kept()
+            assert owner is not None, "it is what calls"
+            owner._code, owner._arguments, owner._results = code, arguments, results
+            return results
+
+        return run
+
+    return backend
+
+
+def _code(graph: th.fx.GraphModule, examples: list[Tensor], cpu_options: Mapping[str, Any]) -> Any:
+    """Return what a graph is compiled to."""
+    from torch._inductor.compile_fx import compile_fx  # slow to import
+
+    on_cpu = all(example.device.type == "cpu" for example in examples if isinstance(example, Tensor))
+    return compile_fx(graph, examples, config_patches=dict(cpu_options) if on_cpu else {})
 
 
 @contextmanager

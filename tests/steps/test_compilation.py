@@ -1,10 +1,14 @@
 """A compiled function returns what the function returns, whatever changes between calls."""
 
+import gc
+import weakref
+
 import pytest
 import torch as th
 from torch import nn
 from torch.func import grad_and_value
 
+from sb3_trl import FixPO, SeedBatch
 from sb3_trl.steps.compilation import Compiled, pure_forward
 
 
@@ -127,3 +131,32 @@ def test_distributions_are_validated_as_before():
     call(compiled, (th.ones(()), th.tensor([1, 2])), (th.arange(4.0),))
     assert torch_patches.cache_info().misses == 1, "nothing was tested"
     assert th.distributions.Distribution._validate_args
+
+
+@pytest.mark.traced
+def test_nothing_outlives_its_last_user():
+    """Torch keeps what compiles for as long as the process lives, and not what was compiled: models are freed."""
+    setting = Doubler()
+    kept, compiled = weakref.ref(setting), Compiled(make(setting))
+    varying, fixed = (th.ones(()), th.tensor([1, 3])), (th.arange(10.0),)
+    for _ in range(2):
+        assert compiled(varying, fixed)[0][0].item() == 6.0
+    del setting, compiled
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.traced
+@pytest.mark.parametrize("batch", [False, True])
+def test_compiled_models_are_freed_with_their_environments(batch):
+    settings = {"n_steps": 64, "batch_size": 32, "n_epochs": 1, "device": "cpu"}
+    if batch:
+        models = (
+            SeedBatch(FixPO, "MlpPolicy", "Pendulum-v1", seeds=range(2), compile=True, **settings).learn(128).models
+        )
+    else:
+        models = [FixPO("MlpPolicy", "Pendulum-v1", compile=True, **settings).learn(128)]
+    kept = [weakref.ref(x) for model in models for x in (model, model.env, model.policy)]
+    del models
+    gc.collect()
+    assert [reference() for reference in kept] == [None] * len(kept)
