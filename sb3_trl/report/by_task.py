@@ -20,7 +20,7 @@ __all__ = ["by_task_sections", "read_by_task"]
 
 #: What is drawn of each task, where it was measured: column, name of the picture, label of its axis.
 _DRAWN = (
-    ("kl_max", "tasks_divergence", "largest KL(acting ‖ old) (nats)"),
+    ("kl_mean", "tasks_divergence", "mean KL(acting ‖ old) (nats)"),
     ("beta", "tasks_beta", "β"),
 )
 

@@ -110,7 +110,7 @@ def test_each_task_of_one_policy(table, tmp_path, run):
     table = table[table.task == "Ant-v5"]
     shares = {("easy", "strong"): 1.0, ("easy", "weak"): 0.5, ("hard", "strong"): 0.0, ("hard", "weak"): 0.25}
     rows = [
-        {**row._asdict(), "subtask": task, "eval_success": share, "kl_max": 0.1, "beta": None}
+        {**row._asdict(), "subtask": task, "eval_success": share, "beta": None}
         for (task, variant), share in shares.items()
         for row in table[table.variant == variant].itertuples(index=False)
     ]
