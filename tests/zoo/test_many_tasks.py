@@ -75,7 +75,7 @@ def test_a_study_keeps_what_each_task_does(tmp_path):
     (tmp_path / "many.yml").write_text(
         f"tasks: [{ID}]\nseeds: 1\nn_timesteps: 2008\neval_freq: 1004\nn_eval_episodes: 2\nmethods:\n"
         "  own: {algo: fixpo, params: {<<: &all {n_envs: 2, n_steps: 502, batch_size: 251, n_epochs: 1,\n"
-        "    env_kwargs: {tasks: [reach, drawer-close], n_goals: 2}}, tasks: 2}}\n"
+        "    env_kwargs: {tasks: [reach, drawer-close], n_goals: 2}}, tasks: 2, beta_per_task: true}}\n"
         "  one: {algo: fixpo, params: {<<: *all, tasks: 2, beta_per_task: false}}\n"
         "  untold: {algo: lean_ppo, conf_file: ppo_fixpo.yml, params: *all}\n"
     )
