@@ -8,6 +8,8 @@ import numpy as np
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from stable_baselines3.common.callbacks import EvalCallback
 
+from sb3_trl.rollouts.tasks import log_by_task
+
 if TYPE_CHECKING:
     _Evaluation = EvalCallback
 else:
@@ -43,13 +45,13 @@ class _ByTask(_Evaluation):
         name = str(info[_NAME])
         returns, successes = self.by_task.setdefault(name, ([], []))
         returns.append(float(info["episode"]["r"] if "episode" in info else locals_["current_rewards"][locals_["i"]]))
-        self._log(f"eval/mean_reward/{name}", returns)
+        self._log("eval/mean_reward", name, returns)
         if info.get("is_success") is not None:
             successes.append(float(info["is_success"]))
-            self._log(f"eval/success_rate/{name}", successes)
+            self._log("eval/success_rate", name, successes)
 
-    def _log(self, key: str, values: list[float]) -> None:
-        self.logger.record(key, float(np.mean(values)), exclude=("stdout", "log"))
+    def _log(self, key: str, name: str, values: list[float]) -> None:
+        log_by_task(self.logger, key, [name], {0: float(np.mean(values))})
 
 
 class TaskEvalCallback(_ByTask, EvalCallback):

@@ -12,6 +12,7 @@ from sb3_trl.report.estimates import estimate_of
 from sb3_trl.report.figures import Style, draw_curves, task_name
 from sb3_trl.report.statistics import final_evaluations
 from sb3_trl.report.tables import estimate_text, markdown_table
+from sb3_trl.study.task_rows import BY_TASK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,17 +39,18 @@ def read_by_task(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def by_task_sections(
-    table: pd.DataFrame, last: int, styles: Mapping[str, Style]
+    table: pd.DataFrame | None, tasks: pd.Series, last: int, styles: Mapping[str, Style]
 ) -> tuple[list[str], dict[str, Figure]]:
-    """Return what a page says of single tasks, and its pictures by their names; nothing for an empty table.
+    """Return what a page says of single tasks, and its pictures by their names; nothing without rows.
 
     :param table: Rows of single tasks, as ``by_task.csv`` has them.
+    :param tasks: Ids of the environments that count.
     :param last: Number of evaluations whose mean is a run's final result.
     :param styles: Of the variants that count.
     """
-    table = table[table.variant.isin(styles)] if len(table) else table
-    if not len(table):
+    if table is None or table.empty:
         return [], {}
+    table = table[table.variant.isin(styles) & table.task.isin(tasks)]
     has_successes = bool(table.eval_success.notna().any())
     key, label, unit = ("eval_success", "success", 100) if has_successes else ("eval_return", "return", 1)
     table = table.assign(task=_names(table))
@@ -71,7 +73,7 @@ def by_task_sections(
 
 def _beside(file: Path) -> Path:
     stem, suffix, compression = file.name.partition(".csv")
-    return file.with_name("by_task.csv" if stem == "results" else f"{stem}_by_task{suffix}{compression}")
+    return file.with_name(BY_TASK if stem == "results" else f"{stem}_by_task{suffix}{compression}")
 
 
 def _names(table: pd.DataFrame) -> pd.Series:

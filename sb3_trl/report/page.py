@@ -98,18 +98,14 @@ def report(
     judged = table.dropna(subset=["eval_success"])
     if len(judged):
         pictures["success"] = draw_curves(judged, "eval_success", "success of evaluations", styles)
-        sections += [
-            "## Success",
-            "![success](success.png)",
-            success_table(final_evaluations(judged, last, "eval_success")),
-        ]
+        successes = success_table(final_evaluations(judged, last, "eval_success"))
+        sections += ["## Success", "![success](success.png)", successes]
     measured = table.dropna(subset=["kl_mean"])
     if len(measured):
         pictures["divergence"] = draw_curves(measured, "kl_mean", "mean KL(acting ‖ old) (nats)", styles)
         sections += ["## How far updates move the policy", "![divergence](divergence.png)", _divergence_text(measured)]
-    if by_task is not None and len(by_task):
-        own, drawn = by_task_sections(by_task[by_task.task.isin(table.task)], last, styles)
-        sections, pictures = sections + own, pictures | drawn
+    own, drawn = by_task_sections(by_task, table.task, last, styles)
+    sections, pictures = sections + own, pictures | drawn
     sections += ["## Returns lost on the way, and entropy", _training_text(table, last)]
     sections += ["## How the numbers came about", _caption(table, last), _seconds_text(table)]
     for name, figure in pictures.items():

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_trl.study.jobs import Run
 from sb3_trl.study.status import Status
-from sb3_trl.study.task_rows import TASK_COLUMNS, mean, task_of, task_rows
+from sb3_trl.study.task_rows import BY_TASK, LABELS, TASK_COLUMNS, mean, task_of, task_rows
 from sb3_trl.version import __version__
 
 __all__ = ["COLUMNS", "LATER_COLUMNS", "VERSIONS", "Rows", "installed_versions"]
@@ -25,12 +25,7 @@ VERSIONS = ("sb3_trl", "torch", "mujoco", "gymnasium", "stable_baselines3")
 
 #: Columns of ``results.csv``.
 COLUMNS = (
-    "study",
-    "algorithm",
-    "variant",
-    "task",
-    "seed",
-    "step",
+    *LABELS,
     "eval_return",
     "eval_return_std",
     "eval_success",
@@ -130,7 +125,7 @@ class Rows(BaseCallback):
     def files(self) -> dict[str, bytes]:
         """Return the rows as CSV, without the study's name, by file; those of tasks if there are any."""
         files = {"rows.csv": _csv(self.rows, COLUMNS[1:])}
-        return files | ({"by_task.csv": _csv(self.task_rows, TASK_COLUMNS[1:])} if self.task_rows else {})
+        return files | ({BY_TASK: _csv(self.task_rows, TASK_COLUMNS[1:])} if self.task_rows else {})
 
     def _on_training_start(self) -> None:
         self._start = time.perf_counter()

@@ -16,14 +16,12 @@ from sb3_trl.study.jobs import Outcome, Run, Start, checkpoint_path, run_path, s
 from sb3_trl.study.reader import StudyError
 from sb3_trl.study.rows import COLUMNS, LATER_COLUMNS
 from sb3_trl.study.status import Status, read_statuses, status_path
-from sb3_trl.study.task_rows import TASK_COLUMNS
+from sb3_trl.study.task_rows import BY_TASK, TASK_COLUMNS
 
 __all__ = ["PLAN", "Store"]
 
 #: File in a study's folder: the runs that there are to be.
 PLAN = ".plan.csv"
-#: File in a run's folder, and in the study's: the rows of each task of policies that learn many.
-_BY_TASK = "by_task.csv"
 
 
 class Store:
@@ -172,9 +170,9 @@ class Store:
         """Write the rows of those ``runs`` that have finished, in their order; those of single tasks beside them."""
         finished = [run for run in runs if self.is_finished(run)]
         _write(self.results, study, COLUMNS, (row for run in finished for row in self._rows(run)))
-        if any((self.path(run) / _BY_TASK).is_file() for run in finished):
+        if any((self.path(run) / BY_TASK).is_file() for run in finished):
             by_task = (row for run in finished for row in self._task_rows(run))
-            _write(self.folder / _BY_TASK, study, TASK_COLUMNS, by_task)
+            _write(self.folder / BY_TASK, study, TASK_COLUMNS, by_task)
 
     def write_plan(self, runs: Iterable[Run]) -> None:
         """Write which runs there are to be, for a report that comes before they have finished."""
@@ -196,7 +194,7 @@ class Store:
 
     def _task_rows(self, run: Run) -> Iterator[dict[str, str]]:
         """Return a finished run's rows of single tasks, if it has some."""
-        path = self.path(run) / _BY_TASK
+        path = self.path(run) / BY_TASK
         if path.is_file():
             with path.open(newline="") as file:
                 yield from csv.DictReader(file)

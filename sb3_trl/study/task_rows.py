@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TASK_COLUMNS", "mean", "task_of", "task_rows"]
+__all__ = ["BY_TASK", "LABELS", "TASK_COLUMNS", "mean", "task_of", "task_rows"]
 
+#: File in a run's folder, and in the study's.
+BY_TASK = "by_task.csv"
+#: Columns that say what a row is of.
+LABELS = ("study", "algorithm", "variant", "task", "seed", "step")
 #: Columns of ``by_task.csv``.
 TASK_COLUMNS = (
-    "study",
-    "algorithm",
-    "variant",
-    "task",
-    "seed",
-    "step",
+    *LABELS,
     "subtask",
     "eval_return",
     "eval_success",

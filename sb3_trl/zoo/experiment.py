@@ -92,9 +92,8 @@ class Experiment(ExperimentManager):
             if self._eval_env_kwargs_args is None:
                 self.eval_env_kwargs = hyperparams["env_kwargs"]
             self.args.env_kwargs = hyperparams["env_kwargs"]
-        n_tasks = number_of_tasks(self.env_name.gym_id, self.eval_env_kwargs)
-        if n_tasks > 1 and not self._has_own_eval_episodes:
-            self.n_eval_episodes = n_tasks
+        if self._n_eval_tasks > 1 and not self._has_own_eval_episodes:
+            self.n_eval_episodes = self._n_eval_tasks
         return _numbers(hyperparams), type(saved)(_numbers(saved))
 
     @contextmanager
@@ -119,11 +118,15 @@ class Experiment(ExperimentManager):
         _check_arguments(processed[0], self.algo, self.config)
         return processed
 
+    @property
+    def _n_eval_tasks(self) -> int:
+        return number_of_tasks(self.env_name.gym_id, self.eval_env_kwargs)
+
     def create_callbacks(self) -> None:
         """Make the callbacks of a training; evaluations take masks where training does, and tell many tasks apart."""
         super().create_callbacks()
         takes_masks = issubclass(ALGOS[self.algo], ActionMasking)
-        has_tasks = number_of_tasks(self.env_name.gym_id, self.eval_env_kwargs) > 1
+        has_tasks = self._n_eval_tasks > 1
         self.callbacks = [_evaluation_like(callback, takes_masks, has_tasks) for callback in self.callbacks]
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
@@ -143,7 +146,7 @@ class Experiment(ExperimentManager):
 
         :raises ValueError: if its episodes cannot be shared out equally among the tasks of an id that has many.
         """
-        n_tasks = number_of_tasks(self.env_name.gym_id, self.eval_env_kwargs)
+        n_tasks = self._n_eval_tasks
         if self.n_eval_episodes % n_tasks:
             raise ValueError(
                 f"An evaluation of {self.n_eval_episodes} episodes cannot play {n_tasks} tasks equally often: "
@@ -188,9 +191,10 @@ def _entry_of_its_kind(content: dict[str, Any], task: str) -> dict[str, Any] | N
 
 
 def _is_default(flag: str, args: argparse.Namespace) -> bool:
-    """Return whether a value is the default of a command's flag, which the command line does not have."""
+    """Return whether a value is a flag's default: the command line has not the flag, nor an abbreviation of it."""
     comes_from_a_command = hasattr(args, flag.removeprefix("--").replace("-", "_"))
-    return comes_from_a_command and not any(argument.partition("=")[0] == flag for argument in sys.argv)
+    given = (argument.partition("=")[0] for argument in sys.argv)
+    return comes_from_a_command and not any(len(name) > 2 and flag.startswith(name) for name in given)
 
 
 def _evaluation_like(callback: BaseCallback, takes_masks: bool, has_tasks: bool) -> BaseCallback:

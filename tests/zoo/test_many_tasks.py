@@ -65,6 +65,9 @@ def test_unequal_numbers_are_refused(train):
     code, _, error = train("--eval-freq 1000 --eval-episodes 5")
     assert code != 0
     assert "5 episodes cannot play 2 tasks equally often: --eval-episodes" in error
+    code, _, error = train("--eval-freq 1000 --eval-ep=5")
+    assert code != 0, "abbreviated, it is no default"
+    assert "5 episodes cannot play 2 tasks" in error
     code, _, error = train("--eval-freq -1", n_envs=3)
     assert code != 0
     assert f"n_envs=3: {ID} has 2 tasks" in error
