@@ -93,6 +93,7 @@ def draw(path: Path) -> None:
         axis.axis("off")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

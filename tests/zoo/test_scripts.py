@@ -197,6 +197,7 @@ def test_record_training(folder, children):
 def figures(monkeypatch):
     """Return the figures that a command has drawn."""
     close = plt.close
+    close("all")
     monkeypatch.setattr(plt, "close", lambda *args: None)
 
     def take() -> list[plt.Figure]:
