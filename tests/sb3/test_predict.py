@@ -87,8 +87,9 @@ def test_action_spaces(cls, space):
     ],
     ids=lambda x: f"{type(x).__name__} {np.shape(x) if not isinstance(x, (dict, tuple)) else ''}",
 )
-def test_odd_observations(cls, given):
-    ours, expected = (outcome(model, given) for model in models(cls))
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_odd_observations(cls, given, deterministic):
+    ours, expected = (outcome(model, given, deterministic=deterministic) for model in models(cls))
     assert ours == expected
 
 
