@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from sb3_trl.report.best_of import best_text, with_best
 from sb3_trl.report.by_task import by_task_sections, read_by_task
 from sb3_trl.report.estimates import (
     DIVERGENCE_COLUMNS,
@@ -45,10 +46,11 @@ def main() -> None:
     args = _parser().parse_args()
     first = args.results[0]
     out = args.out or (first if first.is_dir() else first.parent)
-    table = read_results(args.results)
-    note = missing_text(*missing_runs(args.results, table, args.variants, args.tasks))
+    table, best_of = read_results(args.results), {name: variants for name, *variants in args.best_of}
+    shown = args.variants and [one for name in args.variants for one in best_of.get(name, [name])]
+    note = missing_text(*missing_runs(args.results, table, shown, args.tasks))
     by_task = read_by_task(args.results)
-    print(report(table, out, args.last, args.reference, args.variants, args.tasks, note, by_task))
+    print(report(table, out, args.last, args.reference, args.variants, args.tasks, note, by_task, best_of))
     if note:
         print(note, file=sys.stderr)
 
@@ -62,6 +64,7 @@ def report(
     tasks: Sequence[str] | None = None,
     note: str = "",
     by_task: pd.DataFrame | None = None,
+    best_of: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Write ``report.md``, ``returns.png``, ``finals.png`` and, where measured, ``success.png``, ``divergence.png``.
 
@@ -75,11 +78,17 @@ def report(
     :param tasks: Those to report, in this order; all by default.
     :param note: Stands first on the page.
     :param by_task: Results of each task of policies that learned many, as ``by_task.csv`` has them.
+    :param best_of: Names of further variants, each the best on every task of those that it maps to.
     :return: The page.
     :raises ValueError: for a variant or task that the table has not, a task whose random play is unknown although a
         reference is given, or runs with fewer than ``last`` evaluations.
     """
-    table = _chosen(_chosen(table, "task", tasks), "variant", variants)
+    table, about_best = _chosen(table, "task", tasks), []
+    for name, candidates in (best_of or {}).items():
+        table = with_best(table, name, candidates, last)
+        if variants is None or name in variants:
+            about_best.append(best_text(table, name, candidates, last))
+    table = _chosen(table, "variant", variants)
     if "eval_success" not in table:  # results of an earlier version
         table = table.assign(eval_success=float("nan"))
     if reference is not None:
@@ -89,7 +98,7 @@ def report(
     final = final_evaluations(table, last)
     estimates, scores = aggregate(final, reference, _random_returns(table)) if reference else ({}, "")
     title = f"# {' and '.join(dict.fromkeys(table.study))}"
-    sections = [title, note, "![final returns](finals.png)", returns_table(final)]
+    sections = [title, note, "![final returns](finals.png)", returns_table(final), *about_best]
     pictures = {
         "finals": _draw_finals(final, estimates, reference, styles),
         "returns": draw_curves(table, "eval_return", "return", styles),
@@ -277,6 +286,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the page (default: that of the first results)")
     parser.add_argument("--last", type=int, default=5, help="evaluations whose mean is a final result (default: 5)")
     parser.add_argument("--reference", help="variant whose return is 1 in scores over tasks (random play is 0)")
+    best = "a further variant NAME: on each task the best of those that follow"
+    parser.add_argument("--best-of", nargs="+", action="append", default=[], metavar=("NAME", "VARIANT"), help=best)
     parser.add_argument("--variants", nargs="+", help="variants to report, in this order (default: all)")
     parser.add_argument("--tasks", nargs="+", help="tasks to report, in this order (default: all)")
     return parser

@@ -156,6 +156,39 @@ def test_variants_in_the_order_given(table, tmp_path):
     assert "interquartile" not in text, "there is no reference"
 
 
+def test_the_best_of_several_on_each_task(table, tmp_path, run):
+    """A further variant with the rows of the best: in tables, scores and pictures, and who it is on the page."""
+    is_worse = (table.variant == "strong") & (table.task == "Ant-v5")
+    table.loc[is_worse, "eval_return"] -= 900
+    table.to_csv(tmp_path / "results.csv")
+    run(f"report {tmp_path} --reference reference --best-of best weak strong --variants reference best")
+    page = (tmp_path / "report.md").read_text()
+    assert [float(cell.split(" ±")[0].strip("*")) for cell in cells(page, "best")] == [2000, 250]
+    assert "weak, strong" in page and "strong on Hopper-v5, weak on Ant-v5" in page
+    assert not re.search(r"^\| (weak|strong) \|", page, re.MULTILINE)
+    run(f"report {tmp_path} --best-of best weak strong --variants weak")
+    assert "best" not in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("best_of", "message"),
+    [
+        ({"weak": ["strong"]}, "variant 'weak' already"),
+        ({"best": ["strong", "stronger"]}, "no variant 'stronger'"),
+        ({"best": []}, "best of no variants"),
+    ],
+)
+def test_a_best_of_that_cannot_be(table, tmp_path, best_of, message):
+    with pytest.raises(ValueError, match=message):
+        report(table, tmp_path, best_of=best_of)
+
+
+def test_what_a_best_of_lacks_is_missing(folder, table, run):
+    """Missing runs of those to choose among are said, though they are not on the page themselves."""
+    _, _, err = run(f"report {folder} --best-of best weak strong --variants best")
+    assert "4 of 12 runs are missing here" in err
+
+
 def test_tasks_in_the_order_given(table, tmp_path):
     order = list(dict.fromkeys(table.task))[::-1]
     text = report(table, tmp_path, tasks=order).read_text()
