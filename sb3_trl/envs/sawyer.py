@@ -8,6 +8,7 @@ here takes the place of those.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache, update_wrapper
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from sb3_trl.envs.extras import from_extra
+from sb3_trl.envs.settling import Beginning, Settling
 
 __all__ = ["quaternion", "swift", "tolerance"]
 
@@ -40,7 +42,8 @@ def swift(task_class: type) -> type:
         if cls.__module__.startswith("metaworld."):
             functions |= {name: value for name, value in vars(cls).items() if isinstance(value, FunctionType)}
     own = {name: _with_swift_parts(function) for name, function in functions.items() if _calls_slow_parts(function)}
-    return type(task_class.__name__, (_SwiftArm, task_class), {**own, "__module__": task_class.__module__})
+    members = {**own, "__module__": task_class.__module__, "hands": Settling()}
+    return type(task_class.__name__, (_SwiftArm, task_class), members)
 
 
 def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -99,11 +102,35 @@ def tolerance(
 class _SwiftArm:
     """What stands before Meta-World's own class."""
 
+    #: Where the hand has come to rest in resets, by where they began.
+    hands: Settling
+    model: Any
     data: Any
+    frame_skip: int
+    hand_init_pos: NDArray[np.float64]
     action_scale: float
     mocap_low: NDArray[np.float64]
     mocap_high: NDArray[np.float64]
     _obs_obj_max_len: int
+    _is_rehearsal = False
+    _beginning: Beginning | None = None
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Begin an episode. Meta-World begins it twice, the second time anew: what the first simulates is forgotten."""
+        self._is_rehearsal = True
+        return super().reset(seed, options)  # type: ignore[misc]
+
+    def _reset_hand(self, steps: int = 50) -> None:
+        """Wait until the hand is at its place; the steps but the last have been simulated if a reset began alike."""
+        move: Callable[[int], None] = super()._reset_hand  # type: ignore[misc]
+        if self._is_rehearsal:
+            self._is_rehearsal = False
+            return move(0)
+        if self._beginning is None or self._beginning.model is not self.model:
+            self._beginning = Beginning(self.model)
+        beginning = self._beginning.of(self.data, self.frame_skip, self.hand_init_pos, steps)
+        self.hands.settle(self.model, self.data, beginning, lambda: move(steps - 1))
+        return move(1)
 
     def set_xyz_action(self, action: NDArray[np.float32]) -> None:
         """Move the point that draws the hand, as far as it may go."""

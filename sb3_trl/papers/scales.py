@@ -29,7 +29,7 @@ SPEED = {
     "lean_recurrent_ppo": 1700,
 }
 #: Seconds that a step takes longer than one of MuJoCo's tasks, by the beginning of a task's id.
-SLOWER = {"sb3_trl/MetaWorld": 1 / 2400}
+SLOWER = {"sb3_trl/MetaWorld": 1 / 4000}
 SPEED_OF_EVALUATION, LENGTH_OF_EPISODE, SECONDS_TO_START = 6000, 700, 2
 
 

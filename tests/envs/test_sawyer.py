@@ -11,6 +11,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from metaworld.utils import reward_utils
 
 from sb3_trl.envs.sawyer import quaternion, swift, tolerance
+from sb3_trl.envs.settling import Settling
 
 
 def arm(task_class: type, seed: int):
@@ -41,6 +42,66 @@ def test_steps_are_the_same_to_the_bit(task):
             assert mine.touching_main_object == theirs.touching_main_object
             touches.add(bool(mine.touching_main_object))
     assert touches == ({False, True} if has_object else set()), "contacts were there to be seen"
+
+
+# The hand alone, a body that is somewhere else for every goal, a task with more to reset than the hand.
+@pytest.mark.parametrize("task", ["reach", "drawer-open", "faucet-close"])
+def test_resets_are_the_same_to_the_bit(task):
+    """Wherever an episode ends, the next begins as Meta-World's, the first time with a goal and later."""
+    theirs, mine = arm(MT50_V3[f"{task}-v3"], seed=1), arm(swift(MT50_V3[f"{task}-v3"]), seed=1)
+    rng, goals = np.random.default_rng(0), []
+    for episode in range(9):
+        if episode >= 3:
+            for env in (theirs, mine):
+                env._freeze_rand_vec, env._last_rand_vec = True, goals[episode % 3]
+        np.testing.assert_array_equal(theirs.reset()[0], mine.reset()[0])
+        goals.append(mine._last_rand_vec.copy())
+        for action in rng.uniform(-1, 1, (rng.integers(1, 30), 4)).astype(np.float32):
+            (observation, reward, *_), (seen, rewarded, *_) = theirs.step(action), mine.step(action)
+            np.testing.assert_array_equal(observation, seen)
+            assert reward == rewarded
+        assert np.array_equal(theirs.init_tcp, mine.init_tcp)
+
+
+def test_a_reset_that_begins_as_another_is_not_simulated_again(monkeypatch):
+    env, other = (arm(swift(MT50_V3["reach-v3"]), seed=2) for _ in range(2))
+    simulated = []
+    for one in (env, other):
+        simulate = one.do_simulation
+        monkeypatch.setattr(one, "do_simulation", lambda *args, simulate=simulate: simulated.append(simulate(*args)))
+    counts = []
+    for one in (env, env, other):
+        one.np_random = np.random.default_rng(5)
+        simulated.clear()
+        one.reset()
+        counts.append(len(simulated))
+    assert counts == [50, 1, 1], "Meta-World simulates 100 times"
+
+
+@pytest.mark.parametrize("change", ["friction", "gravity", "frame_skip", "hand"])
+def test_a_changed_arm_is_simulated(change):
+    """Randomised domains: what is remembered is of the same model."""
+    theirs, mine = arm(MT50_V3["push-v3"], seed=3), arm(swift(MT50_V3["push-v3"]), seed=3)
+    for env in (theirs, mine):
+        env.reset()
+        if change == "friction":
+            env.model.geom_friction[:, 0] *= 0.1
+        elif change == "gravity":
+            env.model.opt.gravity[2] = -2.0
+        elif change == "frame_skip":
+            env.frame_skip = 3
+        else:
+            env.hand_init_pos = env.hand_init_pos + 0.05
+    np.testing.assert_array_equal(theirs.reset()[0], mine.reset()[0])
+
+
+def test_the_latest_are_remembered():
+    env = arm(swift(MT50_V3["reach-v3"]), seed=0)
+    settling, simulated = Settling(size=2), []
+    for beginning in (b"a", b"b", b"a", b"c", b"a"):
+        settling.settle(env.model, env.data, beginning, lambda: simulated.append(1))
+        assert len(settling) <= 2
+    assert len(simulated) == 4, "a, b, c, and a again"
 
 
 def test_it_is_a_class_of_meta_worlds_made_once():

@@ -4,7 +4,8 @@ python tests/metaworld/check.py
 
 Resets bring back the same episode, whatever was played before; goals differ; Meta-World's own policy succeeds, and
 ``is_success`` says so; Meta-World's own class would have observed and rewarded the same, to the bit, until the episode
-is truncated after 500 steps. And where there is something to draw with (``MUJOCO_GL=egl``), two pictures differ.
+is truncated after 500 steps, and at the start of further episodes, which begin as others did. And where there is
+something to draw with (``MUJOCO_GL=egl``), two pictures differ.
 """
 
 import os
@@ -42,6 +43,8 @@ def faults_of(task: str) -> list[str]:
         faults.append("episodes begin alike")
     if not is_meta_worlds(env, task):
         faults.append("Meta-World's own class observes or rewards something else, or it does not end after 500 steps")
+    if not begins_as_meta_worlds(env.unwrapped.sawyer, task):
+        faults.append("Meta-World's own class begins otherwise")
     if "MUJOCO_GL" in os.environ and not is_drawn(env_id):
         faults.append("pictures show nothing, or always the same")
     successes = [succeeds(env, task) for _ in range(EPISODES - 2)]
@@ -62,16 +65,41 @@ def start_of(env: gym.Env) -> list[np.ndarray]:
 
 def is_meta_worlds(env: gym.Env, task: str) -> bool:
     """Play an episode with Meta-World's policy, in the environment and in Meta-World's own class."""
-    theirs, policy = MT50_V3[f"{task}-v3"](reward_function_version="v2"), ENV_POLICY_MAP[f"{task}-v3"]()
+    theirs, policy = meta_worlds(task), ENV_POLICY_MAP[f"{task}-v3"]()
     observation, _ = env.reset()
-    theirs._partially_observable = False
-    theirs.__dict__.pop("sawyer_observation_space")
-    theirs._set_task_called, theirs._last_rand_vec = True, env.unwrapped.sawyer._last_rand_vec
+    theirs._last_rand_vec = env.unwrapped.sawyer._last_rand_vec
     is_same = np.array_equal(observation, theirs.reset()[0])
     for step in range(1, 501):
         action = np.clip(policy.get_action(observation), -1, 1).astype(np.float32)
         (observation, reward, *ends, _), (its, rewarded, *_) = env.step(action), theirs.step(action)
         is_same = is_same and np.array_equal(observation, its) and reward == rewarded and ends == [False, step == 500]
+    return is_same
+
+
+def meta_worlds(task: str):
+    """Return Meta-World's own environment, whose goal is ``_last_rand_vec``."""
+    env = MT50_V3[f"{task}-v3"](reward_function_version="v2")
+    env._partially_observable, env._set_task_called = False, True
+    env.__dict__.pop("sawyer_observation_space")
+    return env
+
+
+def begins_as_meta_worlds(mine, task: str) -> bool:
+    """Begin with four goals in turn, twice each, wherever the episode before has ended."""
+    theirs, rng = meta_worlds(task), np.random.default_rng(0)
+    mine._freeze_rand_vec, mine.seeded_rand_vec = False, True
+    goals = []
+    for goal in range(4):
+        mine.np_random = np.random.default_rng(goal)
+        mine.reset()
+        goals.append(mine._last_rand_vec.copy())
+    mine._freeze_rand_vec, is_same = True, True
+    for goal in goals * 2:
+        theirs._last_rand_vec = mine._last_rand_vec = goal
+        is_same = is_same and np.array_equal(theirs.reset()[0], mine.reset()[0])
+        for action in rng.uniform(-1, 1, (rng.integers(1, 20), 4)).astype(np.float32):
+            its, ours = theirs.step(action), mine.step(action)
+            is_same = is_same and np.array_equal(its[0], ours[0]) and its[1] == ours[1]
     return is_same
 
 
