@@ -7,7 +7,6 @@ here takes the place of those.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache, update_wrapper
 from types import FunctionType, SimpleNamespace
@@ -15,25 +14,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from sb3_trl.envs.extras import from_extra
+from sb3_trl.envs.scalars import norm, quaternion, tolerance
 from sb3_trl.envs.settling import Beginning, Settling
 
-__all__ = ["quaternion", "swift", "tolerance"]
+__all__ = ["swift"]
 
 _reward_utils = from_extra("metaworld.utils.reward_utils", extra="metaworld")
-
-#: How far products of two rows may be from the identity's entries: SciPy allows as much.
-_ORTHOGONAL = 1e-12
 
 
 @cache
 def swift(task_class: type) -> type:
     """Return a class like one of Meta-World's tasks, whose steps take less time and are otherwise the same.
 
-    It is a subclass. Functions of the task's that make quaternions or rewards are its own, with ``quaternion`` and
-    ``tolerance`` in the place of what they are named after.
+    It is a subclass. Functions of the task's that make quaternions or rewards, or measure lengths, are its own, with
+    ``quaternion``, ``tolerance`` and ``norm`` in the place of what they are named after.
 
     :param task_class: A subclass of Meta-World's ``SawyerXYZEnv``.
     """
@@ -41,66 +37,32 @@ def swift(task_class: type) -> type:
     for cls in reversed(task_class.__mro__):
         if cls.__module__.startswith("metaworld."):
             functions |= {name: value for name, value in vars(cls).items() if isinstance(value, FunctionType)}
-    own = {name: _with_swift_parts(function) for name, function in functions.items() if _calls_slow_parts(function)}
+    slow = {name: function for name, function in functions.items() if _calls_slow_parts(function)}
+    own = {name: _with_swift_parts(function) for name, function in slow.items() if name not in vars(_SwiftArm)}
     members = {**own, "__module__": task_class.__module__, "hands": Settling()}
     return type(task_class.__name__, (_SwiftArm, task_class), members)
 
 
-def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the rotation's quaternion, scalar last, as SciPy's ``Rotation.from_matrix(matrix).as_quat()`` does.
+class _Places:
+    """Where bodies and sites are, by name: views of MuJoCo's own numbers, which take longer to make than to read.
 
-    A matrix that is not quite orthogonal, or turns right-handed axes into left-handed ones, is left to SciPy.
-
-    :param matrix: Shape (3, 3).
-    :return: Shape (4,), of length 1.
+    :param model: MuJoCo's.
+    :param data: MuJoCo's.
     """
-    x, y, z = matrix.tolist()
-    if not _is_rotation(x, y, z):
-        return Rotation.from_matrix(matrix).as_quat()
-    trace = x[0] + y[1] + z[2]
-    largest = max(x[0], y[1], z[2], trace)
-    if largest == x[0]:
-        parts = (1 - trace + 2 * x[0], y[0] + x[1], z[0] + x[2], z[1] - y[2])
-    elif largest == y[1]:
-        parts = (y[0] + x[1], 1 - trace + 2 * y[1], z[1] + y[2], x[2] - z[0])
-    elif largest == z[2]:
-        parts = (z[0] + x[2], z[1] + y[2], 1 - trace + 2 * z[2], y[0] - x[1])
-    else:
-        parts = (z[1] - y[2], x[2] - z[0], y[0] - x[1], 1 + trace)
-    a, b, c, d = parts
-    length = math.sqrt(a * a + b * b + c * c + d * d)
-    return np.array((a / length, b / length, c / length, d / length))
+
+    def __init__(self, model: Any, data: Any) -> None:
+        self.data = data
+        self.bodies = {model.body(row).name: place for row, place in enumerate(data.xpos)}
+        self.sites = {model.site(row).name: place for row, place in enumerate(data.site_xpos)}
+        self.drawn_to, self.turned_to = data.mocap_pos[0], data.mocap_quat[0]
 
 
-def tolerance(
-    x: Any,
-    bounds: tuple[float, float] = (0.0, 0.0),
-    margin: float = 0.0,
-    sigmoid: str = "gaussian",
-    value_at_margin: float = 0.1,
-) -> Any:
-    """Return Meta-World's ``reward_utils.tolerance``: 1 within bounds, falling to ``value_at_margin`` at a margin.
-
-    Of a number, with the long-tailed sigmoid that most rewards have, it is computed here; the rest is left to
-    Meta-World, and so are errors.
-
-    :param x: The number, or an array.
-    :param bounds: Lower and upper.
-    :param margin: Width of the slope beyond the bounds, at least 0.
-    :param sigmoid: The slope's form.
-    :param value_at_margin: Between 0 and 1.
-    """
-    lower, upper = bounds
-    if sigmoid != "long_tail" or not (isinstance(x, float) and lower <= upper and margin > 0 < value_at_margin < 1):
-        return _reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
-    if lower <= x <= upper:
-        return 1.0
-    distance = (float(lower - x) if x < lower else float(x - upper)) / float(margin)
-    return 1 / ((distance * math.sqrt(1 / value_at_margin - 1)) ** 2 + 1)
+#: The hand's direction.
+_DOWN = np.array((1.0, 0.0, 1.0, 0.0))
 
 
 class _SwiftArm:
-    """What stands before Meta-World's own class."""
+    """What stands before Meta-World's own class, and replaces methods that no task has of its own but `_reset_hand`."""
 
     #: Where the hand has come to rest in resets, by where they began.
     hands: Settling
@@ -114,6 +76,29 @@ class _SwiftArm:
     _obs_obj_max_len: int
     _is_rehearsal = False
     _beginning: Beginning | None = None
+    _known_places: _Places | None = None
+    _prev_obs: NDArray[np.float64]
+    _partially_observable: bool
+
+    @property
+    def _places(self) -> _Places:
+        if self._known_places is None or self._known_places.data is not self.data:
+            self._known_places = _Places(self.model, self.data)
+        return self._known_places
+
+    def get_body_com(self, body_name: str) -> NDArray[np.float64]:
+        """Return where a body is now and will be."""
+        place = self._places.bodies.get(body_name)
+        return self.data.body(body_name).xpos if place is None else place
+
+    @property
+    def tcp_center(self) -> NDArray[np.float64]:
+        """The middle between the gripper's fingers."""
+        sites = self._places.sites
+        return (sites["rightEndEffector"] + sites["leftEndEffector"]) / 2.0
+
+    def _set_pos_site(self, name: str, pos: NDArray[np.float64]) -> None:
+        self._places.sites[name][:] = pos[:3]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Begin an episode. Meta-World begins it twice, the second time anew: what the first simulates is forgotten."""
@@ -134,9 +119,10 @@ class _SwiftArm:
 
     def set_xyz_action(self, action: NDArray[np.float32]) -> None:
         """Move the point that draws the hand, as far as it may go."""
-        moved = self.data.mocap_pos[0] + np.minimum(np.maximum(action, -1), 1) * self.action_scale
-        self.data.mocap_pos[0] = np.minimum(np.maximum(moved, self.mocap_low), self.mocap_high)
-        self.data.mocap_quat[0] = (1.0, 0.0, 1.0, 0.0)
+        places = self._places
+        moved = places.drawn_to + np.minimum(np.maximum(action, -1), 1) * self.action_scale
+        places.drawn_to[:] = np.minimum(np.maximum(moved, self.mocap_low), self.mocap_high)
+        places.turned_to[:] = _DOWN
 
     def touching_object(self, object_geom_id: int) -> bool:
         """Return whether both fingers press on a thing: all contacts at once."""
@@ -152,18 +138,24 @@ class _SwiftArm:
 
         return bool(force_on("leftpad_geom") > 0 and force_on("rightpad_geom") > 0)
 
+    def _get_obs(self) -> NDArray[np.float64]:
+        """Return what is observed of this moment, of the one before, and the goal."""
+        goal = self._get_pos_goal()  # type: ignore[attr-defined]
+        now = self._get_curr_obs_combined_no_goal()
+        observed = np.concatenate((now, self._prev_obs, np.zeros_like(goal) if self._partially_observable else goal))
+        self._prev_obs = now
+        return observed
+
     def _get_curr_obs_combined_no_goal(self) -> NDArray[np.float64]:
         """Return what is observed of this moment: the hand, how far the gripper is open, and the objects."""
-        data = self.data
-        apart = data.body("rightclaw").xpos - data.body("leftclaw").xpos
+        bodies = self._places.bodies
         positions, quaternions = self._get_pos_objects(), self._get_quat_objects()  # type: ignore[attr-defined]
-        n_objects = len(positions) // 3
         observed = np.zeros(4 + self._obs_obj_max_len)
-        observed[:3] = data.body("hand").xpos
-        observed[3] = min(max(math.sqrt(apart.dot(apart)) / 0.1, 0.0), 1.0)
-        objects = observed[4 : 4 + 7 * n_objects].reshape(n_objects, 7)
-        objects[:, :3] = np.reshape(positions, (n_objects, 3))
-        objects[:, 3:] = np.reshape(quaternions, (n_objects, 4))
+        observed[:3] = bodies["hand"]
+        observed[3] = min(max(norm(bodies["rightclaw"] - bodies["leftclaw"]) / 0.1, 0.0), 1.0)
+        for k in range(len(positions) // 3):
+            observed[4 + 7 * k : 7 + 7 * k] = positions[3 * k : 3 * k + 3]
+            observed[7 + 7 * k : 11 + 7 * k] = quaternions[4 * k : 4 * k + 4]
         return observed
 
 
@@ -179,14 +171,26 @@ class _SwiftRotation:
         return quaternion(self._matrix)
 
 
+class _SwiftNumPy:
+    """NumPy, but for the length of a vector."""
+
+    linalg = SimpleNamespace(**{**vars(np.linalg), "norm": norm})
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(np, name)
+        setattr(self, name, value)  # asked for once
+        return value
+
+
 _PARTS = {
     "Rotation": _SwiftRotation,
     "reward_utils": SimpleNamespace(**{**vars(_reward_utils), "tolerance": tolerance}),
+    "np": _SwiftNumPy(),
 }
 
 
 def _calls_slow_parts(function: FunctionType) -> bool:
-    return not _PARTS.keys().isdisjoint(function.__code__.co_names)
+    return not {"Rotation", "reward_utils", "norm"}.isdisjoint(function.__code__.co_names)
 
 
 def _with_swift_parts(function: FunctionType) -> FunctionType:
@@ -196,17 +200,3 @@ def _with_swift_parts(function: FunctionType) -> FunctionType:
     copy.__kwdefaults__ = function.__kwdefaults__
     update_wrapper(copy, function)
     return copy
-
-
-def _is_rotation(x: list[float], y: list[float], z: list[float]) -> bool:
-    """Return whether rows are orthogonal, of length 1, and right-handed."""
-    return (
-        abs(x[0] * y[0] + x[1] * y[1] + x[2] * y[2]) <= _ORTHOGONAL
-        and abs(x[0] * z[0] + x[1] * z[1] + x[2] * z[2]) <= _ORTHOGONAL
-        and abs(y[0] * z[0] + y[1] * z[1] + y[2] * z[2]) <= _ORTHOGONAL
-        and abs(x[0] * x[0] + x[1] * x[1] + x[2] * x[2] - 1) <= _ORTHOGONAL
-        and abs(y[0] * y[0] + y[1] * y[1] + y[2] * y[2] - 1) <= _ORTHOGONAL
-        and abs(z[0] * z[0] + z[1] * z[1] + z[2] * z[2] - 1) <= _ORTHOGONAL
-        and x[0] * (y[1] * z[2] - y[2] * z[1]) - x[1] * (y[0] * z[2] - y[2] * z[0]) + x[2] * (y[0] * z[1] - y[1] * z[0])
-        > 0
-    )

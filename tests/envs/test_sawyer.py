@@ -10,7 +10,8 @@ from metaworld.env_dict import MT50_V3
 from metaworld.policies import ENV_POLICY_MAP
 from metaworld.utils import reward_utils
 
-from sb3_trl.envs.sawyer import quaternion, swift, tolerance
+from sb3_trl.envs.sawyer import swift
+from sb3_trl.envs.scalars import norm, quaternion, tolerance
 from sb3_trl.envs.settling import Settling
 
 
@@ -115,6 +116,14 @@ def test_it_is_a_class_of_meta_worlds_made_once():
     assert swift(task_class).compute_reward.__doc__ == task_class.compute_reward.__doc__
 
 
+def test_what_a_task_has_of_its_own_is_not_replaced():
+    """But for ``_reset_hand``, which goes on to the task's."""
+    for task_class in MT50_V3.values():
+        own = {name for cls in task_class.__mro__ if cls.__module__.startswith("metaworld.envs.") for name in vars(cls)}
+        replaced = {name for name in vars(swift(task_class).__mro__[1]) if not name.startswith("__")}
+        assert own & replaced <= {"_reset_hand"}
+
+
 def test_quaternions_are_scipys():
     rng = np.random.default_rng(0)
     rotations = [Rotation.from_quat(q).as_matrix() for q in rng.normal(size=(2000, 4))]
@@ -144,3 +153,21 @@ def test_tolerances_are_meta_worlds():
         tolerance(0.5, (1, 0), 0.5, "long_tail")
     with pytest.raises(ValueError, match="non-negative"):
         tolerance(0.5, (0, 1), -0.5, "long_tail")
+
+
+def test_lengths_are_numpys():
+    rng = np.random.default_rng(0)
+    vectors = [rng.normal(size=n) * 10.0 ** rng.integers(-200, 200) for n in (1, 2, 3, 3, 4, 7, 39) for _ in range(200)]
+    special = [np.zeros(3), np.full(3, np.nan), np.full(3, np.inf), np.zeros(0), np.float32([1, 2]), np.arange(3)]
+    tables = [rng.normal(size=(3, 3)), rng.normal(size=8)[::2], rng.normal(size=(4, 4))[:, 1], [3.0, 4.0], 2.0]
+    with np.errstate(over="ignore"):
+        for x in (*vectors, *special, *tables):
+            for order in (None, 2):
+                mine, numpys = (
+                    norm(x, ord=order) if np.ndim(x) else norm(x),
+                    np.linalg.norm(x, ord=order if np.ndim(x) else None),
+                )
+                np.testing.assert_array_equal(mine, numpys, strict=True)
+    np.testing.assert_array_equal(norm(tables[0], axis=1), np.linalg.norm(tables[0], axis=1))
+    np.testing.assert_array_equal(norm(vectors[0], keepdims=True), np.linalg.norm(vectors[0], keepdims=True))
+    assert norm(np.arange(-3.0, 3.0), 1) == 9.0
