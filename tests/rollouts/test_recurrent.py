@@ -234,6 +234,7 @@ class OwnPolicy(RecurrentActorCriticPolicy):
 def test_a_policy_of_somebody_else_acts_itself():
     model = recurrent(RecurrentFixPO, policy=OwnPolicy)
     assert not can_collect_recurrent(model)
+    OwnPolicy.calls = 0
     model.learn(32)
     assert OwnPolicy.calls == 16
 
