@@ -83,11 +83,11 @@ def report(
     :raises ValueError: for a variant or task that the table has not, a task whose random play is unknown although a
         reference is given, or runs with fewer than ``last`` evaluations.
     """
-    table, about_best = _chosen(table, "task", tasks), []
-    for name, candidates in (best_of or {}).items():
+    table, best_of = _chosen(table, "task", tasks), best_of or {}
+    for name, candidates in best_of.items():
         table = with_best(table, name, candidates, last)
-        if variants is None or name in variants:
-            about_best.append(best_text(table, name, candidates, last))
+    shown = best_of if variants is None else best_of.keys() & variants
+    about_best = [best_text(table, name, candidates, last) for name, candidates in best_of.items() if name in shown]
     table = _chosen(table, "variant", variants)
     if "eval_success" not in table:  # results of an earlier version
         table = table.assign(eval_success=float("nan"))
@@ -114,9 +114,12 @@ def report(
         pictures["divergence"] = draw_curves(measured, "kl_mean", "mean KL(acting ‖ old) (nats)", styles)
         sections += ["## How far updates move the policy", "![divergence](divergence.png)", _divergence_text(measured)]
     own, drawn = by_task_sections(by_task, table.task, last, styles)
-    sections, pictures = sections + own, pictures | drawn
-    sections += ["## Returns lost on the way, and entropy", _training_text(table, last)]
-    sections += ["## How the numbers came about", _caption(table, last), _seconds_text(table)]
+    training = ["## Returns lost on the way, and entropy", _training_text(table, last)]
+    origin = ["## How the numbers came about", _caption(table, last), _seconds_text(table)]
+    return _write(out, [*sections, *own, *training, *origin], pictures | drawn)
+
+
+def _write(out: Path, sections: Sequence[str], pictures: Mapping[str, Figure]) -> Path:
     for name, figure in pictures.items():
         figure.savefig(out / f"{name}.png", dpi=150)
     page = out / "report.md"
