@@ -1,4 +1,4 @@
-"""Evaluation episodes of trained-like policies, as ``EvalCallback`` plays them, turn by turn on one core.
+"""Evaluations of untrained policies, as ``EvalCallback`` plays them, turn by turn on one core.
 
 python benchmarks/evaluation.py [--tasks …] [--rounds 9]
 """

@@ -62,7 +62,7 @@ class Beginning:
         self.model = model
         # To make these arrays, which look into the model's memory, takes longer than to read them.
         self._arrays = _small_arrays(model)
-        self._options = [name for name, value in vars(type(model.opt)).items() if isinstance(value, property)]
+        self._options = _properties(model.opt)
 
     def of(self, data: Any, *others: Any) -> bytes:
         """Return the fingerprint of the model as it is now.
@@ -83,6 +83,9 @@ def state_of(model: Any, data: Any) -> NDArray[np.float64]:
 
 
 def _small_arrays(model: Any) -> list[NDArray[Any]]:
-    names = [name for name, value in vars(type(model)).items() if isinstance(value, property)]
-    arrays = [value for value in (getattr(model, name) for name in names) if isinstance(value, np.ndarray)]
-    return [array for array in arrays if array.nbytes <= _LARGEST]
+    values = (getattr(model, name) for name in _properties(model))
+    return [value for value in values if isinstance(value, np.ndarray) and value.nbytes <= _LARGEST]
+
+
+def _properties(thing: Any) -> list[str]:
+    return [name for name, value in vars(type(thing)).items() if isinstance(value, property)]

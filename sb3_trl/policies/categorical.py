@@ -131,10 +131,6 @@ class ProjectedCategoricalDistribution(Distribution):
         """Return the likeliest actions, in the same form."""
         return self._as_actions(self.categorical.mode())
 
-    def mode_from_outputs(self, action_logits: th.Tensor) -> th.Tensor:
-        """Return the mode with these parameters, and hold nothing."""
-        return self._as_actions(self.from_outputs(action_logits).mode())
-
     def actions_from_params(self, action_logits: th.Tensor, deterministic: bool = False) -> th.Tensor:
         """Return actions drawn with the given logits, the likeliest if ``deterministic``."""
         return self.proba_distribution(action_logits).get_actions(deterministic=deterministic)

@@ -13,7 +13,12 @@ from sb3_trl.policies.actor_critic import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trl.policies.forward import ForwardPass
 from sb3_trl.policies.masks import unmasked
 
-__all__ = ["direct"]
+__all__ = ["direct", "has_hooks"]
+
+
+def has_hooks(layer: Any) -> bool:
+    """Return whether a layer's call does more than the layer."""
+    return isinstance(layer, nn.Module) and bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def direct(module: nn.Module) -> Callable[..., Any]:
@@ -23,7 +28,7 @@ def direct(module: nn.Module) -> Callable[..., Any]:
 
     :param module: Any; what is gained is most for a ``ForwardPass`` of this package's policies.
     """
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    if has_hooks(module) or module._backward_hooks or module._backward_pre_hooks:
         return module
     if type(module) is nn.Sequential:
         functions = [direct(layer) for layer in module]

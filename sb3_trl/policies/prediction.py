@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sb3_trl.policies.actor_critic import MlpPolicy, SingleOptimizerPolicy
 from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
+from sb3_trl.policies.direct import has_hooks
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 
 __all__ = ["likeliest_actions"]
@@ -33,7 +34,6 @@ _METHODS = frozenset(
         "_get_action_dist_from_latent",
         "obs_to_tensor",
         "set_training_mode",
-        "unscale_action",
     }
 )
 
@@ -42,7 +42,7 @@ def likeliest_actions(policy: Any, observation: Any) -> np.ndarray | None:
     """Return what ``policy.predict(observation, deterministic=True)`` does, ``None`` where only that knows.
 
     SB3 visits every layer to end training, and makes a distribution of which it takes the mode. Here the networks of
-    SB3 and of this package, for observations that are vectors, are passed through and no more: a third of the time.
+    SB3 and of this package, for observations that are vectors, are passed through and no more: half the time or less.
 
     :param policy: Any.
     :param observation: One, or those of n environments. What SB3 refuses is left to it.
@@ -74,8 +74,7 @@ def _is_known(policy: Any) -> bool:
         and type(policy.pi_features_extractor) is FlattenExtractor
         and type(policy.mlp_extractor) is MlpExtractor
         and type(policy.action_net) is nn.Linear
-        and not policy.pi_features_extractor._forward_hooks
-        and not policy.pi_features_extractor._forward_pre_hooks
+        and not has_hooks(policy.pi_features_extractor)
         and not policy.squash_output
         and _METHODS.isdisjoint(vars(policy))
     )
@@ -104,7 +103,7 @@ def _(distribution: ProjectedGaussianDistribution, policy: Any, outputs: Tensor)
 
 @_mode.register
 def _(distribution: ProjectedCategoricalDistribution, policy: Any, outputs: Tensor) -> Tensor:
-    return distribution.mode_from_outputs(outputs)
+    return distribution.actions_from_params(outputs, deterministic=True)
 
 
 @_mode.register

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from sb3_trl.report.estimates import check_names, variants_of
 from sb3_trl.report.figures import task_name
 from sb3_trl.report.statistics import final_evaluations
 
-__all__ = ["best_text", "best_variants", "with_best"]
+__all__ = ["best_variants", "with_best"]
 
 
 def best_variants(table: pd.DataFrame, variants: Sequence[str], last: int) -> dict[str, str]:
@@ -26,33 +27,30 @@ def best_variants(table: pd.DataFrame, variants: Sequence[str], last: int) -> di
     return {task: means[task].idxmax() for task in dict.fromkeys(own.task)}
 
 
-def with_best(table: pd.DataFrame, name: str, variants: Sequence[str], last: int) -> pd.DataFrame:
-    """Return results with the rows of the best variant of each task once more, under a name of their own.
+def with_best(
+    table: pd.DataFrame, best_of: Mapping[str, Sequence[str]], last: int
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return results with the rows of the best variants once more, under names of their own, and who they are.
 
     :param table: Results.
-    :param name: Of the variant that joins them.
-    :param variants: To choose among.
+    :param best_of: Names of the variants that join them, and those to choose among on each task.
     :param last: Number of evaluations whose mean is a run's final result.
-    :raises ValueError: if the name is taken, a variant is unknown, or there is none to choose.
+    :return: The table, and for each name a sentence that says which variant it is on which task.
+    :raises ValueError: if a name is taken, a variant is unknown, or there is none to choose.
     """
-    there = list(dict.fromkeys(table.variant))
-    if not variants:
-        raise ValueError(f"{name!r} is to be the best of no variants: name those to choose among after it.")
-    if name in there:
-        raise ValueError(f"There is a variant {name!r} already: give the best of several another name.")
-    for variant in variants:
-        if variant not in there:
-            raise ValueError(f"There is no variant {variant!r}. There are {', '.join(there)}.")
-    best = best_variants(table, variants, last).items()
-    rows = [table[(table.variant == variant) & (table.task == task)].assign(variant=name) for task, variant in best]
-    return pd.concat([table, *rows], ignore_index=True)
-
-
-def best_text(table: pd.DataFrame, name: str, variants: Sequence[str], last: int) -> str:
-    """Return a sentence that says what the best of each task is; arguments as in ``with_best``."""
-    best = best_variants(table[table.variant != name], variants, last)
-    chosen = ", ".join(f"{variant} on {task_name(task)}" for task, variant in best.items())
-    return (
-        f"{name} is the one of {', '.join(variants)} with the highest mean return of these very seeds, on each task: "
-        f"{chosen}."
-    )
+    sentences = {}
+    for name, variants in best_of.items():
+        if not variants:
+            raise ValueError(f"{name!r} is to be the best of no variants: name those to choose among after it.")
+        if name in variants_of(table):
+            raise ValueError(f"There is a variant {name!r} already: give the best of several another name.")
+        check_names(table, "variant", variants)
+        best = best_variants(table, variants, last)
+        rows = [table[(table.variant == one) & (table.task == task)] for task, one in best.items()]
+        table = pd.concat([table, *(own.assign(variant=name) for own in rows)], ignore_index=True)
+        chosen = ", ".join(f"{variant} on {task_name(task)}" for task, variant in best.items())
+        sentences[name] = (
+            f"{name} is the one of {', '.join(variants)} with the highest mean return of these very seeds, on each "
+            f"task: {chosen}."
+        )
+    return table, sentences

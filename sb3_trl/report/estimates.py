@@ -22,6 +22,7 @@ __all__ = [
     "DIVERGENCE_COLUMNS",
     "aggregate",
     "by_variant",
+    "check_names",
     "divergence_texts",
     "estimate_of",
     "final_table",
@@ -39,6 +40,14 @@ DIVERGENCE_COLUMNS = ("mean KL of an update", "its std over updates", "largest b
 def variants_of(table: pd.DataFrame) -> list[str]:
     """Return the variants of a table in its order."""
     return list(dict.fromkeys(table.variant))
+
+
+def check_names(table: pd.DataFrame, column: str, names: Iterable[str]) -> None:
+    """Raise a ``ValueError`` for a name that a column of the table has not."""
+    there = list(dict.fromkeys(table[column]))
+    for name in names:
+        if name not in there:
+            raise ValueError(f"There is no {column} {name!r}. There are {', '.join(there)}.")
 
 
 def by_variant(table: pd.DataFrame, order: Iterable[str] | None = None) -> list[tuple[str, pd.DataFrame]]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sb3_trl.report.best_of import best_text, with_best
+from sb3_trl.report.best_of import with_best
 from sb3_trl.report.by_task import by_task_sections, read_by_task
 from sb3_trl.report.estimates import (
     DIVERGENCE_COLUMNS,
     aggregate,
     by_variant,
+    check_names,
     divergence_texts,
     estimate_of,
     runs_text,
@@ -83,22 +84,19 @@ def report(
     :raises ValueError: for a variant or task that the table has not, a task whose random play is unknown although a
         reference is given, or runs with fewer than ``last`` evaluations.
     """
-    table, best_of = _chosen(table, "task", tasks), best_of or {}
-    for name, candidates in best_of.items():
-        table = with_best(table, name, candidates, last)
-    shown = best_of if variants is None else best_of.keys() & variants
-    about_best = [best_text(table, name, candidates, last) for name, candidates in best_of.items() if name in shown]
+    table, about_best = with_best(_chosen(table, "task", tasks), best_of or {}, last)
     table = _chosen(table, "variant", variants)
     if "eval_success" not in table:  # results of an earlier version
         table = table.assign(eval_success=float("nan"))
     if reference is not None:
-        _check_names(table, "variant", [reference])
+        check_names(table, "variant", [reference])
     out.mkdir(parents=True, exist_ok=True)
     styles = _styles(variants_of(table))
     final = final_evaluations(table, last)
     estimates, scores = aggregate(final, reference, _random_returns(table)) if reference else ({}, "")
     title = f"# {' and '.join(dict.fromkeys(table.study))}"
-    sections = [title, note, "![final returns](finals.png)", returns_table(final), *about_best]
+    sections = [title, note, "![final returns](finals.png)", returns_table(final)]
+    sections += [about_best[name] for name in variants_of(table) if name in about_best]
     pictures = {
         "finals": _draw_finals(final, estimates, reference, styles),
         "returns": draw_curves(table, "eval_return", "return", styles),
@@ -191,15 +189,8 @@ def _chosen(table: pd.DataFrame, column: str, names: Sequence[str] | None) -> pd
     """Return the rows of some variants or tasks, in their order."""
     if names is None:
         return table
-    _check_names(table, column, names)
+    check_names(table, column, names)
     return pd.concat([table[table[column] == name] for name in names], ignore_index=True)
-
-
-def _check_names(table: pd.DataFrame, column: str, names: Sequence[str]) -> None:
-    there = list(dict.fromkeys(table[column]))
-    for name in names:
-        if name not in there:
-            raise ValueError(f"There is no {column} {name!r}. There are {', '.join(there)}.")
 
 
 def _random_returns(table: pd.DataFrame) -> dict[str, float]:

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from sb3_trl.policies.actor_critic import MlpPolicy
 from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
+from sb3_trl.policies.direct import has_hooks
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
 from sb3_trl.policies.masks import masked_bits, masked_logits
 from sb3_trl.projections import Gaussian
 
-__all__ = ["ACTIVATIONS", "IN_PLACE", "LeanActor", "has_hooks"]
+__all__ = ["ACTIVATIONS", "IN_PLACE", "LeanActor"]
 
 #: Noise as the actor adds it, the layer after the last hidden one, and the function that makes actions of its output
 #: and one step's noise.
@@ -142,11 +143,6 @@ def _function(layer: Any) -> Callable[[Any], Any]:
         weight, bias = layer.weight.detach().t(), layer.bias.detach()
         return lambda x: th.addmm(bias, x, weight)
     return layer.forward if type(layer) in ACTIVATIONS else layer
-
-
-def has_hooks(layer: Any) -> bool:
-    """Return whether a layer's call does more than the layer."""
-    return isinstance(layer, nn.Module) and bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _side_by_side(*layers: nn.Linear) -> nn.Linear:

@@ -26,11 +26,12 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from sb3_trl.policies.direct import has_hooks
 from sb3_trl.policies.forward import features_of
 from sb3_trl.policies.masks import apply_masks, unmasked
 from sb3_trl.policies.recurrent import TRPLCnnLstmPolicy, TRPLLstmPolicy, TRPLMultiInputLstmPolicy
 from sb3_trl.policies.sequences import Hidden
-from sb3_trl.rollouts.actor import LeanActor, has_hooks
+from sb3_trl.rollouts.actor import LeanActor
 from sb3_trl.rollouts.collection import act_in_turns, has_known_parts, take_turns
 from sb3_trl.rollouts.sequences import RecurrentBuffer
 from sb3_trl.rollouts.values import Appraisal

@@ -17,8 +17,9 @@ from stable_baselines3.common.distributions import (
 from torch import Tensor, nn
 
 from sb3_trl.policies.categorical import ProjectedCategoricalDistribution
+from sb3_trl.policies.direct import has_hooks
 from sb3_trl.policies.distributions import ProjectedGaussianDistribution
-from sb3_trl.rollouts.actor import ACTIVATIONS, IN_PLACE, LeanActor, has_hooks
+from sb3_trl.rollouts.actor import ACTIVATIONS, IN_PLACE, LeanActor
 from sb3_trl.seeds.lockstep import FEWEST_TOGETHER, filled
 
 __all__ = ["JointActor"]
